@@ -1,0 +1,1 @@
+"""Capture, reduce, ship: the Mobility agent on the failed-over machine."""

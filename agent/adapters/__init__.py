@@ -1,0 +1,1 @@
+"""Where the agent touches sockets, disks and clocks."""

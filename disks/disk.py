@@ -1,0 +1,87 @@
+"""The one small verb set behind which every disk stands: read, write, zero, extents, flush."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from drcore.units import ByteCount, ByteOffset
+
+
+class Format(Enum):
+    """How a disk's bytes lie in its file or device; the values are the names that users and scripts see."""
+
+    RAW = "raw"
+    VHD_FIXED = "vhd-fixed"
+    VHD_DYNAMIC = "vhd-dynamic"
+    VMDK_MONOLITHIC_SPARSE = "vmdk-monolithicSparse"
+    VMDK_MONOLITHIC_FLAT = "vmdk-monolithicFlat"
+
+
+class ExtentKind(Enum):
+    """What reading an extent brings."""
+
+    DATA = "data"
+    ZERO = "zero"
+    """Reads as zeroes, known without reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of the virtual disk, in bytes."""
+
+    offset: ByteOffset
+    length: ByteCount
+    kind: ExtentKind
+
+
+class Disk(Protocol):
+    """A virtual disk of `size` bytes.
+
+    Offsets and lengths are those of the virtual disk and need no alignment. Every verb may be called from any
+    thread; two that touch the same bytes at the same time are the caller's fault. Errors: `ReadFailed`,
+    `WriteFailed`, `NoSpace`, `FlushFailed`; after `FlushFailed` every later verb but `close` fails too.
+    """
+
+    @property
+    def format(self) -> Format:
+        """The format of the file or device."""
+        ...
+
+    @property
+    def size(self) -> ByteCount:
+        """Bytes of the virtual disk."""
+        ...
+
+    @property
+    def grain_size(self) -> ByteCount | None:
+        """The unit of allocation in bytes; None where the format has none."""
+        ...
+
+    def read(self, offset: int, into: memoryview) -> None:
+        """`into` (writable, contiguous bytes) holds the disk's content from `offset` on; holes read as zeroes."""
+        ...
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """A later read answers `data`; it is durable only after the next `flush`."""
+        ...
+
+    def zero(self, offset: int, length: int) -> None:
+        """A later read answers zeroes; where the format and file system can, the space is given back."""
+        ...
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """The range's extents, ascending, covering it exactly, no two neighbours of one kind; costs no data reads."""
+        ...
+
+    def flush(self) -> None:
+        """Everything written or zeroed before the call is on stable storage, tables and all."""
+        ...
+
+    def allocated_bytes(self) -> ByteCount:
+        """Bytes of the virtual disk that the format (raw and flat: the file system) keeps data for."""
+        ...
+
+    def close(self) -> None:
+        """Descriptors and locks are given back; what was not flushed may or may not be there. A second call does nothing."""
+        ...

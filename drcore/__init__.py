@@ -1,0 +1,1 @@
+"""The words everybody speaks: units, error codes, limits, clock."""

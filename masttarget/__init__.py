@@ -1,0 +1,1 @@
+"""Receive, journal, apply: the master target at home."""

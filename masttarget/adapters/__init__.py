@@ -1,0 +1,1 @@
+"""Where the master target touches sockets, disks and clocks."""

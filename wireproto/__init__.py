@@ -1,0 +1,1 @@
+"""Bytes in motion: frames, session states, keys, versions. Sans-I/O."""
