@@ -14,6 +14,7 @@ variables are sentences into which the facts are formatted:
         source_bytes: int
 """
 
+import inspect
 import re
 from enum import Enum
 from typing import Any, ClassVar, Final, dataclass_transform
@@ -49,14 +50,16 @@ class HomewardError(Exception):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = tuple(name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("_"))
+        own = tuple(name for name in inspect.get_annotations(cls) if not name.startswith("_"))
         cls._facts = (*cls._facts, *own)
         if "code" not in cls.__dict__:
             return
         if not CODE.match(cls.code):
             raise TypeError(f"{cls.__name__}: {cls.code!r} is no error code")
         if cls.code in HomewardError.registry:
-            raise TypeError(f"{cls.__name__}: {cls.code} belongs to {HomewardError.registry[cls.code].__name__}")
+            raise TypeError(
+                f"{cls.__name__}: {cls.code} belongs to {HomewardError.registry[cls.code].__name__}"
+            )
         HomewardError.registry[cls.code] = cls
 
     def __init__(self, **facts: Any) -> None:

@@ -15,7 +15,7 @@ DESCRIPTOR_BYTES_MAX: Final = 64 * KIB
 """A VMDK text descriptor; real ones are below 2 KiB."""
 
 FRAME_BYTES_MAX: Final = 1 * MIB
-"""One sealed frame with its clear header and tag: AES-GCM gains 2 % from there on, and a receiver lends two such buffers to each connection."""
+"""One sealed frame, header and tag included: larger ones seal hardly faster, and a connection holds three of them."""
 HANDSHAKE_BYTES_MAX: Final = 16 * KIB
 """What a peer that has not proved its key may make us hold."""
 HANDSHAKE_SECONDS_MAX: Final = 10.0
@@ -26,9 +26,11 @@ LANES_MAX: Final = 16
 """Connections of one session: what a shaped link with loss can use."""
 
 UNACKNOWLEDGED_BYTES_MAX: Final = 48 * MIB
-"""What a sender may have under way that is not durable yet; with frames in the making it stays below the 64 MiB that may be sent twice after a crash."""
+"""What a sender may have under way that is not durable yet: with frames in the making it stays below the 64 MiB
+that may be sent twice after a crash."""
 COMMIT_BYTES: Final = 16 * MIB
-"""The master target makes durable what it applied at the latest after so many bytes: a third of the window, so that sending never waits for the flush alone."""
+"""The master target makes durable what it applied at the latest after so many bytes: a third of the window, so that
+sending goes on while a flush is under way."""
 COMMIT_SECONDS: Final = 0.25
 """… or after so long, so that a checkpoint is never older than a second."""
 QUEUE_EVENTS_MAX: Final = 256

@@ -1,0 +1,436 @@
+"""The typed messages inside the seal, and how each lies in bytes.
+
+Every message starts with the same 16 bytes: type, flags, level, a zero, count (u32), index (u64), little-endian. What
+follows depends on the type (docs/protocol.md has the table). Decoding checks every count and length before use;
+bulk content (digests, a data frame's entries) stays in the frame's plaintext and is lent out as a memoryview that is
+valid until the next frame is opened.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, TypeAlias
+
+from drcore.errors import HomewardError
+from drcore.limits import DISK_BYTES_MAX
+from drcore.units import BLOCK_BYTES, DIGEST_BYTES, FANOUT
+from wireproto.errors import REPORT_TEXT_MAX, LimitExceeded, MessageRefused, PeerReported
+
+PREFIX: Final = struct.Struct("<BBBBIQ")
+PREFIX_BYTES: Final = PREFIX.size
+_RANGE: Final = struct.Struct("<QQ")
+_MAPS: Final = struct.Struct("<QQ")
+_POINT_BYTES: Final = 16
+_TOTALS: Final = struct.Struct("<QQ32s")
+_OPENED: Final = struct.Struct("<QB7x")
+
+BLOCKS_MAX: Final = DISK_BYTES_MAX // BLOCK_BYTES
+RANGES_MAX: Final = 4096
+"""Zero ranges in one message: 64 KiB of them, a fraction of a frame."""
+REGIONS_MAX: Final = 4096
+"""Region digests in one message; a run of zero regions is one entry whatever its length."""
+SECTOR_DIGESTS_BYTES: Final = 16 * DIGEST_BYTES
+DISKS_MAX: Final = 255
+"""Streams of a connection less the session's own."""
+
+
+class MessageType(IntEnum):
+    """The first byte inside the seal."""
+
+    OPEN = 1
+    OPENED = 2
+    SCANNED = 3
+    CHILDREN = 4
+    DIFFER = 5
+    DATA = 6
+    ZEROES = 7
+    DURABLE = 8
+    MISMATCH = 9
+    COMMIT = 10
+    PUBLISHED = 11
+    UNSETTLED = 12
+    REPORT = 13
+    BYE = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Agent: proves the fresh key; the session or lane that the handshake asked for shall begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskState:
+    """What the master target says of one of its disks at the opening."""
+
+    target_bytes: int
+    empty: bool
+    """Created for this session: reads as zeroes from end to end."""
+    resumed: bool
+    """An earlier session of this cycle broke off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Master target: the session has begun and older ones are fenced off; repeats the last published point."""
+
+    session: int
+    published: bytes
+    """16 bytes; zeroes when no point was published yet."""
+    disks: tuple[DiskState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """Master target: digests of `count` regions from `first` on; `digests` is empty when all of them are zero."""
+
+    first: int
+    count: int
+    digests: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """Agent: digests of the children (spans of a region, level 2; blocks of a span, level 1) of node `node`."""
+
+    level: int
+    node: int
+    digests: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Differ:
+    """Master target's answer to `Children`: bitmaps of the children that differ and, of those, that are zero here.
+
+    At level 1 `sectors` holds 16 sector digests (256 bytes) for each block that differs and is zero on neither side.
+    """
+
+    level: int
+    node: int
+    differing: int
+    zero: int
+    sectors: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Agent: `count` entries of new content (the layout is `_native.pack`'s)."""
+
+    count: int
+    entries: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Zeroes:
+    """Agent: runs of blocks (first, count) that become zero."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Master target: every frame of the stream up to `sequence` is durable, its applied record too."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Master target: laying sectors over these blocks did not give the digest that was told; send them whole."""
+
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTotals:
+    """What a commit says of one disk: frames and bytes of plaintext in its streams, and the root."""
+
+    frames: int
+    plain_bytes: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Agent: everything is sent; publish `point` if counts and roots agree."""
+
+    point: bytes
+    previous: bytes
+    disks: tuple[DiskTotals, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Master target: the point is durable."""
+
+    point: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """Master target: blocks named in `Mismatch` are still due; commit again after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Either side: the dialogue ends with this error."""
+
+    code: str
+    what: str
+    found: str
+    expected: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """Either side: the dialogue ends here without an error (stopped by an operator, or done)."""
+
+
+Message: TypeAlias = (
+    Open
+    | Opened
+    | Scanned
+    | Children
+    | Differ
+    | Data
+    | Zeroes
+    | Durable
+    | Mismatch
+    | Commit
+    | Published
+    | Unsettled
+    | Report
+    | Bye
+)
+
+EMPTY: Final = memoryview(b"")
+
+
+def report_of(error: HomewardError) -> Report:
+    """The message that carries `error` to the peer."""
+    if isinstance(error, PeerReported):
+        return Report(
+            error.peer_code, error.peer_what, error.peer_found, error.peer_expected, error.peer_remedy
+        )
+    words = error.as_json()
+    return Report(error.code, words["error"], words["found"], words["expected"], words["remedy"])
+
+
+def error_of(report: Report) -> PeerReported:
+    """The error that a peer's report becomes on this side."""
+    return PeerReported(
+        peer_code=report.code,
+        peer_what=report.what,
+        peer_found=report.found,
+        peer_expected=report.expected,
+        peer_remedy=report.remedy,
+    )
+
+
+def _prefix(kind: MessageType, count: int = 0, index: int = 0, level: int = 0, flags: int = 0) -> bytes:
+    return PREFIX.pack(kind, flags, level, 0, count, index)
+
+
+def encode_words(words: Sequence[str]) -> bytes:
+    """Texts one after the other, each with a two-byte length, cut to a limit, control characters made spaces."""
+    parts = []
+    for word in words:
+        clean = "".join(letter if letter.isprintable() else " " for letter in word)
+        raw = clean.encode()[:REPORT_TEXT_MAX].decode(errors="ignore").encode()
+        parts.append(len(raw).to_bytes(2, "little") + raw)
+    return b"".join(parts)
+
+
+def decode_words(data: bytes, count: int) -> list[str]:
+    """The inverse of `encode_words`; errors: `MessageRefused` (HW-WIRE-006)."""
+    words, at = [], 0
+    for _ in range(count):
+        size = int.from_bytes(data[at : at + 2], "little")
+        raw = data[at + 2 : at + 2 + size]
+        if at + 2 > len(data) or len(raw) != size or size > REPORT_TEXT_MAX:
+            raise MessageRefused(reason="a text that is cut short or too long")
+        text = raw.decode(errors="replace")
+        words.append("".join(letter if letter.isprintable() else "?" for letter in text))
+        at += 2 + size
+    if at != len(data):
+        raise MessageRefused(reason="bytes behind the last text")
+    return words
+
+
+def encode(message: Message) -> list[bytes | memoryview]:
+    """The message's plaintext in pieces, in order (pieces are lent, not copied)."""
+    match message:
+        case Open():
+            return [_prefix(MessageType.OPEN)]
+        case Opened(session, published, disks):
+            body = b"".join(_OPENED.pack(d.target_bytes, d.empty | d.resumed << 1) for d in disks)
+            return [_prefix(MessageType.OPENED, len(disks), session), published, body]
+        case Scanned(first, count, digests):
+            return [_prefix(MessageType.SCANNED, count, first, flags=int(len(digests) == 0)), digests]
+        case Children(level, node, digests):
+            return [_prefix(MessageType.CHILDREN, len(digests) // DIGEST_BYTES, node, level), digests]
+        case Differ(level, node, differing, zero, sectors):
+            count = len(sectors) // SECTOR_DIGESTS_BYTES
+            return [_prefix(MessageType.DIFFER, count, node, level), _MAPS.pack(differing, zero), sectors]
+        case Data(count, entries):
+            return [_prefix(MessageType.DATA, count), entries]
+        case Zeroes(ranges):
+            return [_prefix(MessageType.ZEROES, len(ranges)), b"".join(_RANGE.pack(*run) for run in ranges)]
+        case Durable(sequence):
+            return [_prefix(MessageType.DURABLE, index=sequence)]
+        case Mismatch(blocks):
+            return [_prefix(MessageType.MISMATCH, len(blocks)), struct.pack(f"<{len(blocks)}Q", *blocks)]
+        case Commit(point, previous, disks):
+            totals = b"".join(_TOTALS.pack(d.frames, d.plain_bytes, d.root) for d in disks)
+            return [_prefix(MessageType.COMMIT, len(disks)), point, previous, totals]
+        case Published(point):
+            return [_prefix(MessageType.PUBLISHED), point]
+        case Unsettled():
+            return [_prefix(MessageType.UNSETTLED)]
+        case Report(code, what, found, expected, remedy):
+            return [_prefix(MessageType.REPORT, 5), encode_words([code, what, found, expected, remedy])]
+        case Bye():
+            return [_prefix(MessageType.BYE)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    kind: MessageType
+    flags: int
+    level: int
+    count: int
+    index: int
+    body: memoryview
+
+    def limited(self, name: str, value: int, limit: int) -> int:
+        if value > limit:
+            raise LimitExceeded(field=f"{name} of {self.kind.name}", value=value, limit=limit)
+        return value
+
+    def sized(self, size: int) -> memoryview:
+        if len(self.body) != size:
+            raise MessageRefused(reason=f"{self.kind.name} with {len(self.body)} bytes where {size} are due")
+        return self.body
+
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        self.limited("ranges", self.count, RANGES_MAX)
+        found = tuple(_RANGE.iter_unpack(self.sized(self.count * _RANGE.size)))
+        for first, count in found:
+            self.limited("first block", first, BLOCKS_MAX)
+            self.limited("blocks", count, BLOCKS_MAX)
+            if count == 0:
+                raise MessageRefused(reason="an empty range")
+        return found
+
+
+def decode(plain: memoryview) -> Message:
+    """The message in a frame's plaintext, checked; bulk parts are views of `plain`.
+
+    Errors: `MessageRefused` (HW-WIRE-006), `LimitExceeded` (HW-WIRE-005).
+    """
+    if len(plain) < PREFIX_BYTES:
+        raise MessageRefused(reason="a message that is cut short")
+    kind, flags, level, reserved, count, index = PREFIX.unpack_from(plain)
+    try:
+        raw = _Raw(MessageType(kind), flags, level, count, index, plain[PREFIX_BYTES:])
+    except ValueError as error:
+        raise MessageRefused(reason=f"message type {kind}") from error
+    if reserved:
+        raise MessageRefused(reason="a reserved byte that is not zero")
+    return _DECODERS[raw.kind](raw)
+
+
+def _scanned(raw: _Raw) -> Message:
+    raw.limited("first region", raw.index, BLOCKS_MAX // FANOUT**2)
+    if raw.flags & 1:
+        raw.sized(0)
+        raw.limited("regions", raw.count, BLOCKS_MAX // FANOUT**2 + 1)
+        return Scanned(raw.index, raw.count, EMPTY)
+    raw.limited("regions", raw.count, REGIONS_MAX)
+    return Scanned(raw.index, raw.count, raw.sized(raw.count * DIGEST_BYTES))
+
+
+def _node(raw: _Raw) -> int:
+    if raw.level not in (1, 2):
+        raise MessageRefused(reason=f"level {raw.level}")
+    return raw.limited("node", raw.index, BLOCKS_MAX // FANOUT**raw.level)
+
+
+def _children(raw: _Raw) -> Message:
+    raw.limited("children", raw.count, FANOUT)
+    return Children(raw.level, _node(raw), raw.sized(raw.count * DIGEST_BYTES))
+
+
+def _differ(raw: _Raw) -> Message:
+    raw.limited("blocks", raw.count, FANOUT)
+    body = raw.sized(_MAPS.size + raw.count * SECTOR_DIGESTS_BYTES)
+    differing, zero = _MAPS.unpack_from(body)
+    if zero & ~differing:
+        raise MessageRefused(reason="zero children that do not differ")
+    return Differ(raw.level, _node(raw), differing, zero, body[_MAPS.size :])
+
+
+def _mismatch(raw: _Raw) -> Message:
+    raw.limited("blocks", raw.count, RANGES_MAX)
+    return Mismatch(struct.unpack(f"<{raw.count}Q", raw.sized(raw.count * 8)))
+
+
+def _opened(raw: _Raw) -> Message:
+    raw.limited("disks", raw.count, DISKS_MAX)
+    body = raw.sized(_POINT_BYTES + raw.count * _OPENED.size)
+    states = _OPENED.iter_unpack(body[_POINT_BYTES:])
+    disks = tuple(
+        DiskState(raw.limited("target bytes", size, DISK_BYTES_MAX), bool(bits & 1), bool(bits & 2))
+        for size, bits in states
+    )
+    return Opened(raw.index, bytes(body[:_POINT_BYTES]), disks)
+
+
+def _commit(raw: _Raw) -> Message:
+    raw.limited("disks", raw.count, DISKS_MAX)
+    body = bytes(raw.sized(2 * _POINT_BYTES + raw.count * _TOTALS.size))
+    totals = tuple(DiskTotals(*found) for found in _TOTALS.iter_unpack(body[2 * _POINT_BYTES :]))
+    return Commit(body[:_POINT_BYTES], body[_POINT_BYTES : 2 * _POINT_BYTES], totals)
+
+
+def _report(raw: _Raw) -> Message:
+    raw.limited("texts", raw.count, 5)
+    if raw.count != 5:
+        raise MessageRefused(reason=f"a report of {raw.count} texts")
+    return Report(*decode_words(bytes(raw.body), 5))
+
+
+def _durable(raw: _Raw) -> Message:
+    raw.sized(0)
+    return Durable(raw.index)
+
+
+def _data(raw: _Raw) -> Message:
+    return Data(raw.limited("entries", raw.count, RANGES_MAX), raw.body)
+
+
+def _bare(message: Message) -> Callable[[_Raw], Message]:
+    def decoder(raw: _Raw) -> Message:
+        raw.sized(0)
+        return message
+
+    return decoder
+
+
+_DECODERS: Final[dict[MessageType, Callable[[_Raw], Message]]] = {
+    MessageType.OPEN: _bare(Open()),
+    MessageType.OPENED: _opened,
+    MessageType.SCANNED: _scanned,
+    MessageType.CHILDREN: _children,
+    MessageType.DIFFER: _differ,
+    MessageType.DATA: _data,
+    MessageType.ZEROES: lambda raw: Zeroes(raw.runs()),
+    MessageType.DURABLE: _durable,
+    MessageType.MISMATCH: _mismatch,
+    MessageType.COMMIT: _commit,
+    MessageType.PUBLISHED: lambda raw: Published(bytes(raw.sized(_POINT_BYTES))),
+    MessageType.UNSETTLED: _bare(Unsettled()),
+    MessageType.REPORT: _report,
+    MessageType.BYE: _bare(Bye()),
+}
