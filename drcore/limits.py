@@ -39,3 +39,18 @@ DIGEST_BLOCKS_IN_MEMORY_MAX: Final = 4 * 1024 * 1024
 """Blocks whose digests stay in memory (64 MiB for a disk of 256 GiB); a larger disk's digest map lives in a file."""
 IDLE_SECONDS_MAX: Final = 60.0
 """A proved peer that neither sends nor takes a byte for so long is taken for lost."""
+
+ZEROES_BYTES: Final = 256 * KIB
+"""The zeroes from which holes are filled, in memory and where media cannot punch: it fits a second-level cache."""
+TABLE_CACHE_ENTRIES_MAX: Final = 4096
+"""Grain tables of 2 KiB that an open VMDK keeps: 8 MiB of memory, 128 GiB of disk at 64 KiB grains."""
+TABLE_DIRTY_ENTRIES_MAX: Final = 8192
+"""Changed grain tables that wait for a flush; at so many (16 MiB) the disk flushes by itself."""
+TABLE_BYTES_MAX: Final = 64 * MIB
+"""A table held whole (VHD block allocation table: 4 MiB for 2 TiB; VMDK grain directory: 8 MiB for 64 TiB)."""
+VHD_GROWTH_BYTES: Final = 64 * MIB
+"""A dynamic VHD moves its footer ahead by so much: a flush for each move, and no more than that hole after a kill."""
+SPARE_RUNS_MAX: Final = 4096
+"""Runs of zeroed, released grains that an open VMDK remembers for new use; more are left as holes in the file."""
+IDENTITY_READ_BYTES_MAX: Final = 128 * KIB
+"""What a fingerprint reads of the disk and of each partition: the farthest superblock, btrfs', ends at 68 KiB."""

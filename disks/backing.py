@@ -1,0 +1,267 @@
+"""The file or block device under an image: exact reads and writes, holes, flushes, errors that name the place."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from disks.errors import DiskReadOnly, FlushFailed, NoSpace, OpenFailed, ReadFailed, WriteFailed
+from drcore.errors import HomewardError
+from drcore.limits import ZEROES_BYTES
+
+BLKGETSIZE64: Final = 0x80081272  # linux/fs.h: _IOR(0x12, 114, size_t)
+FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
+FALLOC_FL_PUNCH_HOLE: Final = 0x02
+FALLOC_FL_ZERO_RANGE: Final = 0x10
+DEVICE_ALIGNMENT: Final = 4096  # no smaller than the logical block of any disk
+ZEROES: Final = bytes(ZEROES_BYTES)
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.ENOTTY)
+
+
+class Access(Enum):
+    """What a file or device is opened for."""
+
+    INSPECT = "inspect"
+    """To look at it: neither locked nor guarded, because the answer promises nothing."""
+    SOURCE = "source"
+    """To read it: shared lock, refused while a file system on it is mounted read-write."""
+    TARGET = "target"
+    """To read and write it: exclusive lock, refused while anybody uses it."""
+
+
+class Backing:
+    """An open file or device. Owns the descriptor (and its lock); every verb may be called from any thread.
+
+    After a failed flush the kernel may have dropped the writes and forgotten the error, so that a second flush
+    would lie: every later verb but `close` raises the first `FlushFailed` again.
+    """
+
+    def __init__(self, descriptor: int, path: Path, access: Access) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.access = access
+        status = os.fstat(descriptor)
+        self.device = stat.S_ISBLK(status.st_mode)
+        self.size = _device_bytes(descriptor) if self.device else status.st_size
+        self._failure: str | None = None
+        self._punches = True
+        self._zero_ranges = True
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened as a target."""
+        return self.access is Access.TARGET
+
+    def read(self, offset: int, into: memoryview) -> None:
+        """`into` is filled from `offset` on; an end of file before its end is a `ReadFailed`."""
+        self._check()
+        done, length = 0, len(into)
+        while done < length:
+            try:
+                got = os.preadv(self.descriptor, [into[done:]], offset + done)
+            except OSError as error:
+                raise self._failed(ReadFailed, offset + done, length - done, error) from error
+            if got == 0:
+                raise ReadFailed(
+                    path=str(self.path),
+                    offset=offset + done,
+                    length=length - done,
+                    reason="the end of the file",
+                )
+            done += got
+
+    def read_bytes(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` on. The caller has checked that `length` is sane."""
+        into = bytearray(length)
+        self.read(offset, memoryview(into))
+        return bytes(into)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """The bytes are with the kernel; a file grows where they end behind its end."""
+        self._check_writable()
+        done, length = 0, len(data)
+        while done < length:
+            try:
+                done += os.pwrite(self.descriptor, data[done:], offset + done)
+            except OSError as error:
+                raise self._failed(WriteFailed, offset + done, length - done, error) from error
+        self.size = max(self.size, offset + length) if not self.device else self.size
+
+    def zero(self, offset: int, length: int) -> None:
+        """The range, which lies within `size`, reads as zeroes, without taking space where the file system can."""
+        self._check_writable()
+        if length <= 0:
+            return
+        end = offset + length
+        if self.device:
+            # The kernel zeroes whole logical blocks of a device only.
+            first = min(end, -(-offset // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT)
+            last = max(first, end // DEVICE_ALIGNMENT * DEVICE_ALIGNMENT)
+        else:
+            first, last = offset, end
+        self._write_zeroes(offset, first - offset)
+        if not self._zero_cheaply(first, last - first):
+            self._write_zeroes(first, last - first)
+        self._write_zeroes(last, end - last)
+
+    def resize(self, size: int) -> None:
+        """The file is `size` bytes long; what is new reads as zeroes."""
+        self._check_writable()
+        try:
+            os.ftruncate(self.descriptor, size)
+        except OSError as error:
+            raise self._failed(WriteFailed, min(size, self.size), abs(size - self.size), error) from error
+        self.size = size
+
+    def sync(self) -> None:
+        """Data, holes and length are on stable storage (fdatasync covers the metadata that reading needs)."""
+        if not self.writable:
+            return
+        self._check()
+        try:
+            os.fdatasync(self.descriptor)
+        except OSError as error:
+            self._failure = _reason(error)
+            raise FlushFailed(path=str(self.path), reason=self._failure) from error
+
+    def data_runs(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """(offset, length) of what the file system keeps data for in the range; all of it where it cannot tell."""
+        self._check()
+        end = offset + length
+        if self.device:
+            yield offset, length
+            return
+        while offset < end:
+            try:
+                start = os.lseek(self.descriptor, offset, os.SEEK_DATA)
+                stop = os.lseek(self.descriptor, start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                if error.errno not in UNSUPPORTED:
+                    raise self._failed(ReadFailed, offset, end - offset, error) from error
+                start, stop = offset, end
+            if start >= end:
+                return
+            stop = min(stop, end)
+            yield start, stop - start
+            offset = stop
+
+    def allocated_bytes(self) -> int:
+        """Bytes that the file system keeps for the file; a device is allocated whole."""
+        return self.size if self.device else os.fstat(self.descriptor).st_blocks * 512
+
+    def close(self) -> None:
+        """The descriptor and its lock are given back; a second call does nothing."""
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise FlushFailed(path=str(self.path), reason=self._failure)
+
+    def _check_writable(self) -> None:
+        self._check()
+        if not self.writable:
+            raise DiskReadOnly(path=str(self.path))
+
+    def _failed(
+        self, kind: type[ReadFailed] | type[WriteFailed], offset: int, length: int, error: OSError
+    ) -> HomewardError:
+        full = error.errno in FULL or (kind is WriteFailed and error.errno == errno.EFBIG)
+        chosen = NoSpace if full else kind
+        return chosen(path=str(self.path), offset=offset, length=length, reason=_reason(error))
+
+    def _write_zeroes(self, offset: int, length: int) -> None:
+        end = offset + length
+        while offset < end:
+            part = min(len(ZEROES), end - offset)
+            self.write(offset, memoryview(ZEROES)[:part])
+            offset += part
+
+    def _zero_cheaply(self, offset: int, length: int) -> bool:
+        """Whether the kernel zeroed the range: as a hole, else (devices) by its own zeroing command."""
+        if length <= 0:
+            return True
+        if self._punches:
+            if self._fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length):
+                return True
+            self._punches = False
+        if self._zero_ranges and self.device:
+            if self._fallocate(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length):
+                return True
+            self._zero_ranges = False
+        return False
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
+        while True:
+            if _libc().fallocate64(self.descriptor, mode, offset, length) == 0:
+                return True
+            number = ctypes.get_errno()
+            if number == errno.EINTR:
+                continue
+            if number in UNSUPPORTED or (self.device and number == errno.EPERM):
+                return False
+            raise self._failed(WriteFailed, offset, length, OSError(number, os.strerror(number)))
+
+
+def zero_memory(into: memoryview) -> None:
+    """`into` holds zeroes."""
+    done, length = 0, len(into)
+    while done < length:
+        part = min(len(ZEROES), length - done)
+        into[done : done + part] = ZEROES[:part] if part < len(ZEROES) else ZEROES
+        done += part
+
+
+def rename_new(directory: int, old: str, new: str) -> None:
+    """`old` is now called `new`, in one step and over nothing; raises FileExistsError where `new` exists.
+
+    File systems without RENAME_NOREPLACE get a hard link and an unlink, which refuses an existing name as well.
+    """
+    rename_noreplace = 1  # linux/fs.h
+    names = os.fsencode(old), os.fsencode(new)
+    if _libc().renameat2(directory, names[0], directory, names[1], rename_noreplace) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in UNSUPPORTED:
+        raise OSError(number, os.strerror(number), new)
+    os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    os.unlink(old, dir_fd=directory)
+
+
+def _reason(error: OSError) -> str:
+    number = error.errno or errno.EIO
+    return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
+
+
+def _device_bytes(descriptor: int) -> int:
+    answer = fcntl.ioctl(descriptor, BLKGETSIZE64, bytes(8))
+    (size,) = struct.unpack("=Q", answer)
+    return int(size)
+
+
+@cache
+def _libc() -> Any:
+    """The C library: Python's os has neither fallocate with a mode nor renameat2."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    library.fallocate64.restype = ctypes.c_int
+    library.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    library.renameat2.restype = ctypes.c_int
+    return library
+
+
+def open_failed(path: Path, error: OSError) -> OpenFailed:
+    """The coded error for what the operating system said when `path` was to be opened or created."""
+    return OpenFailed(path=str(path), reason=_reason(error))

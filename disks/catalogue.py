@@ -1,0 +1,116 @@
+"""The front of the room: recognise, open and create disks of every format, and tell what they are.
+
+A format is one layout module (bytes, pure) and one module of input and output; here its name meets them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from disks.backing import Access, Backing
+from disks.disk import Format
+from disks.errors import FormatContradicted, FormatNotSupported, SizeNotPossible
+from disks.identity import DiskIdentity, identity
+from disks.image import Image
+from disks.linear import create_raw, open_raw
+from disks.opening import open_backing
+from disks.recognise import FORMATS, always_raw, classify, recognise, resolve
+from drcore.limits import DISK_BYTES_MAX
+from drcore.units import ByteCount
+
+__all__ = [
+    "DiskIdentity",
+    "Image",
+    "ImageInfo",
+    "change_mark",
+    "create",
+    "identity",
+    "inspect",
+    "open_source",
+    "open_target",
+    "recognise",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What `info` shows of an image; sizes in bytes, `grain_size` None where the format has none."""
+
+    format: Format
+    virtual_size: ByteCount
+    allocated_bytes: ByteCount
+    grain_size: ByteCount | None
+
+
+Opener = Callable[[Backing, Format], Image]
+Creator = Callable[[Path, Format, int], Image]
+
+OPENERS: Final[dict[Format, Opener]] = {
+    Format.RAW: open_raw,
+}
+CREATORS: Final[dict[Format, Creator]] = {
+    Format.RAW: create_raw,
+}
+
+
+def open_source(path: str | Path, told: Format | None = None) -> Image:
+    """The disk at `path` is open for reading under a shared lock.
+
+    Errors: OpenFailed; DiskInUse while it is mounted read-write or locked by a writer; FormatUnknown,
+    FormatContradicted, FormatNotSupported; ImageDamaged.
+    """
+    return _open(path, told, Access.SOURCE)
+
+
+def open_target(path: str | Path, told: Format | None = None) -> Image:
+    """The disk at `path` is open for reading and writing in place under an exclusive lock.
+
+    Errors: as `open_source`; DiskInUse too while it is mounted at all, held, attached to a loop device or locked.
+    """
+    return _open(path, told, Access.TARGET)
+
+
+def create(path: str | Path, kind: Format, size: int) -> Image:
+    """A new, sparse disk of exactly `size` bytes that reads as zeroes is open as a target, and durable under its name.
+
+    Errors: TargetExists, SizeNotPossible, FormatContradicted (a name that always means raw), NoSpace, OpenFailed.
+    """
+    final = resolve(Path(path).parent) / Path(path).name
+    if kind not in CREATORS:
+        raise FormatNotSupported(path=str(final), seen=f"{kind.value}, which is read only", choices=FORMATS)
+    if kind is not Format.RAW and always_raw(final):
+        seen = f"a name that ends in {final.suffix}, which is always raw"
+        raise FormatContradicted(path=str(final), told=kind.value, seen=seen)
+    if not 0 <= size <= DISK_BYTES_MAX:
+        raise SizeNotPossible(format=kind.value, size=size, wanted=f"at most {DISK_BYTES_MAX} bytes")
+    return CREATORS[kind](final, kind, size)
+
+
+def inspect(path: str | Path, told: Format | None = None) -> ImageInfo:
+    """What the image at `path` is, without locking it: true as of now, even while somebody writes.
+
+    Errors: OpenFailed, FormatUnknown, FormatContradicted, FormatNotSupported, ImageDamaged.
+    """
+    image = _open(path, told, Access.INSPECT)
+    try:
+        return ImageInfo(image.format, image.size, image.allocated_bytes(), image.grain_size)
+    finally:
+        image.close()
+
+
+def change_mark(image: Image) -> str | None:
+    """The format's own change mark (VMDK: the CID as eight hex digits), None where the format has none."""
+    return image.change_mark
+
+
+def _open(path: str | Path, told: Format | None, access: Access) -> Image:
+    backing = open_backing(resolve(path), access)
+    try:
+        kind = classify(backing, Path(path), told)
+        if kind not in OPENERS:
+            raise FormatNotSupported(path=str(backing.path), seen=kind.value, choices=FORMATS)
+        return OPENERS[kind](backing, kind)
+    except BaseException:
+        backing.close()
+        raise

@@ -1,0 +1,194 @@
+"""Which format a file or device has: told, or plain from suffix and magic number together, never from guest bytes.
+
+The first sectors of a raw disk or a fixed VHD belong to the guest, who may write there what looks like another
+format's header (or descriptor naming other files). So a magic number alone decides nothing.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from disks import vhd_layout, vmdk_layout
+from disks.backing import Access, Backing
+from disks.disk import Format
+from disks.errors import FormatContradicted, FormatNotSupported, FormatUnknown, ImageDamaged, OpenFailed
+from disks.layout import Malformed
+from disks.opening import open_backing
+from drcore.limits import DESCRIPTOR_BYTES_MAX
+
+RAW_SUFFIXES: Final = (".raw", ".img")
+GUEST_DATA: Final = re.compile(r"-(flat|f\d{3}|delta)\.vmdk$", re.IGNORECASE)
+FORMATS: Final = ", ".join(kind.value for kind in Format)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a file's own structures say: the format, if it is one of ours, and in words."""
+
+    kind: Format | None
+    words: str
+    certain: bool = True
+    """False where it is said only by bytes that a guest may have written."""
+    family: str = ""
+    """The suffix that goes with it."""
+
+
+def recognise(path: str | Path, told: Format | None) -> Format:
+    """The format of the file or device at `path`.
+
+    Errors: FormatUnknown (to be told), FormatContradicted (told, and not so), FormatNotSupported, OpenFailed.
+    """
+    backing = open_backing(resolve(path), Access.INSPECT)
+    try:
+        return classify(backing, Path(path), told)
+    finally:
+        backing.close()
+
+
+def resolve(path: str | Path) -> Path:
+    """The absolute path behind the operator's, links followed; whether it exists shows at opening."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OpenFailed(path=str(path), reason=str(error)) from error
+
+
+def always_raw(*names: Path) -> bool:
+    """Whether one of the names says that the content is never looked at."""
+    return any(name.suffix.lower() in RAW_SUFFIXES for name in names)
+
+
+def classify(backing: Backing, given: Path, told: Format | None) -> Format:
+    """The format of an open file or device that the operator called `given`; errors as `recognise`."""
+    path = str(backing.path)
+    if backing.device or always_raw(given, backing.path):
+        if told not in (None, Format.RAW):
+            what = (
+                "a block device" if backing.device else f"a file named {RAW_SUFFIXES[0]} or {RAW_SUFFIXES[1]}"
+            )
+            raise FormatContradicted(path=path, told=told.value, seen=f"{what}, which is always raw")
+        return Format.RAW
+    if told is Format.RAW:
+        return told
+    seen = look(backing)
+    if told is not None:
+        if seen.kind is told:
+            return told
+        raise FormatContradicted(path=path, told=told.value, seen=seen.words)
+    suffix = backing.path.suffix.lower()
+    if GUEST_DATA.search(backing.path.name):
+        raise FormatUnknown(
+            path=path, seen="the name of an extent that holds nothing but guest data", choices=FORMATS
+        )
+    if not seen.family or suffix != seen.family or not seen.certain:
+        name = f"the suffix {suffix}" if suffix else "no suffix"
+        raise FormatUnknown(path=path, seen=f"{name} and {seen.words}", choices=FORMATS)
+    if seen.kind is None:
+        raise FormatNotSupported(path=path, seen=seen.words, choices=FORMATS)
+    return seen.kind
+
+
+def look(backing: Backing) -> Seen:
+    """What the structures of a file say; a VHD's footer at the end goes before anything at the start."""
+    if backing.size < vhd_layout.OLD_FOOTER_BYTES:
+        start = backing.read_bytes(0, backing.size)
+        return _text(backing, start) if start.startswith(vmdk_layout.DESCRIPTOR_START) else _nothing(start)
+    found = vhd_footer(backing)
+    if found is not None:
+        return _vhd(found[0])
+    start = backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES))
+    if start.startswith(vmdk_layout.MAGIC) and len(start) == vmdk_layout.HEADER_BYTES:
+        return _sparse(backing, start)
+    if start.startswith(vmdk_layout.ESX_MAGIC):
+        return Seen(None, "the header of a vmfsSparse extent", family=".vmdk")
+    if start.startswith(vmdk_layout.DESCRIPTOR_START):
+        return _text(backing, start)
+    if start.startswith(vhd_layout.COOKIE) and len(start) == vhd_layout.FOOTER_BYTES:
+        return _vhd_copy(start)
+    return _nothing(start)
+
+
+def vhd_footer(backing: Backing) -> tuple[vhd_layout.Footer, int] | None:
+    """The footer at the end of the file, of 512 or 511 bytes, and its length; None where no sound one is."""
+    for length in (vhd_layout.FOOTER_BYTES, vhd_layout.OLD_FOOTER_BYTES):
+        at = backing.size - length
+        if at < 0:
+            continue
+        raw = backing.read_bytes(at, length)
+        if raw.startswith(vhd_layout.COOKIE):
+            try:
+                return vhd_layout.decode_footer(raw, at), length
+            except Malformed:
+                return None
+    return None
+
+
+def read_descriptor(backing: Backing) -> tuple[bytes, vmdk_layout.Descriptor]:
+    """A descriptor file's text and what it says; raises Malformed, ImageDamaged."""
+    if backing.size > DESCRIPTOR_BYTES_MAX:
+        raise ImageDamaged(
+            path=str(backing.path), structure="the descriptor", offset=0, seen=f"{backing.size} bytes",
+            wanted=f"at most {DESCRIPTOR_BYTES_MAX}",
+        )  # fmt: skip
+    text = backing.read_bytes(0, backing.size)
+    return text, vmdk_layout.decode_descriptor(text, 0)
+
+
+def damaged(backing: Backing, error: Malformed) -> ImageDamaged:
+    """The coded error for a malformed structure of this file."""
+    return ImageDamaged(
+        path=str(backing.path),
+        structure=error.structure,
+        offset=error.offset,
+        seen=error.seen,
+        wanted=error.wanted,
+    )
+
+
+def _vhd(footer: vhd_layout.Footer) -> Seen:
+    match footer.disk_type:
+        case vhd_layout.DiskType.FIXED:
+            return Seen(Format.VHD_FIXED, "the footer of a fixed VHD", family=".vhd")
+        case vhd_layout.DiskType.DYNAMIC:
+            return Seen(Format.VHD_DYNAMIC, "the footer of a dynamic VHD", family=".vhd")
+        case vhd_layout.DiskType.DIFFERENCING:
+            return Seen(None, "the footer of a differencing VHD", family=".vhd")
+
+
+def _vhd_copy(start: bytes) -> Seen:
+    try:
+        footer = vhd_layout.decode_footer(start, 0)
+    except Malformed as error:
+        return Seen(None, f"what should be a VHD, but {error}", certain=False, family=".vhd")
+    kind = Format.VHD_DYNAMIC if footer.disk_type is vhd_layout.DiskType.DYNAMIC else None
+    return Seen(
+        kind, "a VHD footer's copy at the start but no sound footer at the end", certain=False, family=".vhd"
+    )
+
+
+def _sparse(backing: Backing, start: bytes) -> Seen:
+    try:
+        header = vmdk_layout.decode_header(start)
+    except Malformed as error:
+        raise damaged(backing, error) from error
+    if header.stream:
+        return Seen(None, "a streamOptimized VMDK", family=".vmdk")
+    if header.descriptor_offset == 0:
+        return Seen(None, "a VMDK extent without a descriptor", family=".vmdk")
+    return Seen(Format.VMDK_MONOLITHIC_SPARSE, "the header of a monolithicSparse VMDK", family=".vmdk")
+
+
+def _text(backing: Backing, start: bytes) -> Seen:
+    try:
+        create_type = read_descriptor(backing)[1].create_type
+    except Malformed as error:
+        raise damaged(backing, error) from error
+    kind = Format.VMDK_MONOLITHIC_FLAT if create_type == "monolithicFlat" else None
+    return Seen(kind, f"a VMDK descriptor that says {create_type[:40]!r}", family=".vmdk")
+
+
+def _nothing(start: bytes) -> Seen:
+    return Seen(
+        None, f"no magic number that is known ({start[:8]!r} at the start)" if start else "an empty file"
+    )
