@@ -1,0 +1,99 @@
+#include "digest.h"
+
+#include <string.h>
+
+extern const digest_kernel digest_kernel_scalar;
+#if defined(__x86_64__)
+extern const digest_kernel digest_kernel_sse2, digest_kernel_avx2, digest_kernel_avx512;
+#endif
+
+size_t digest_variants(const digest_kernel *list[DIGEST_VARIANTS_MAX])
+{
+    size_t count = 0;
+    list[count++] = &digest_kernel_scalar;
+#if defined(__x86_64__)
+    /* Every x86-64 has SSE2; the other two also need an operating system that saves the registers,
+     * which __builtin_cpu_supports looks at. */
+    list[count++] = &digest_kernel_sse2;
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2"))
+        list[count++] = &digest_kernel_avx2;
+    if (__builtin_cpu_supports("avx512f"))
+        list[count++] = &digest_kernel_avx512;
+#endif
+    return count;
+}
+
+const digest_kernel *digest_best(void)
+{
+    const digest_kernel *list[DIGEST_VARIANTS_MAX];
+    return list[digest_variants(list) - 1];
+}
+
+const digest_kernel *digest_named(const char *name)
+{
+    const digest_kernel *list[DIGEST_VARIANTS_MAX];
+    size_t count = digest_variants(list);
+    if (strcmp(name, "auto") == 0)
+        return list[count - 1];
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(name, list[i]->name) == 0)
+            return list[i];
+    return NULL;
+}
+
+bool digest_is_zero(const uint8_t *data, size_t length)
+{
+    uint64_t word = 0;
+    if (length < sizeof word) {
+        for (size_t i = 0; i < length; i++)
+            word |= data[i];
+        return word == 0;
+    }
+    memcpy(&word, data, sizeof word);
+    /* When the first word is zero and every byte equals the one eight before it, all are zero. memcmp of the C
+     * library is vectorised for the CPU at hand and stops at the first difference. */
+    return word == 0 && memcmp(data, data + sizeof word, length - sizeof word) == 0;
+}
+
+bool digest_piece(const digest_kernel *kernel, const uint8_t *data, size_t length, const uint8_t *secret,
+                  uint8_t digest[DIGEST_BYTES])
+{
+    if (digest_is_zero(data, length)) {
+        memset(digest, 0, DIGEST_BYTES);
+        return false;
+    }
+    kernel->hash(data, length, secret, digest);
+    if (digest_is_zero(digest, DIGEST_BYTES))
+        digest[DIGEST_BYTES - 1] = 1;
+    return true;
+}
+
+size_t digest_pieces(const digest_kernel *kernel, const uint8_t *data, size_t length, size_t unit,
+                     const uint8_t *secret, uint8_t *digests)
+{
+    size_t count = piece_count(length, unit), nonzero = 0;
+    for (size_t i = 0; i < count; i++)
+        nonzero += digest_piece(kernel, data + i * unit, piece_bytes(length, unit, i), secret,
+                                digests + i * DIGEST_BYTES);
+    return nonzero;
+}
+
+void digest_block_sectors(const digest_kernel *kernel, const uint8_t *block, size_t length, const uint8_t *secret,
+                          uint8_t digests[BLOCK_SECTORS * DIGEST_BYTES])
+{
+    size_t used = piece_count(length, SECTOR_BYTES) * DIGEST_BYTES;
+    digest_pieces(kernel, block, length, SECTOR_BYTES, secret, digests);
+    memset(digests + used, 0, BLOCK_SECTORS * DIGEST_BYTES - used);
+}
+
+void digest_span_sectors(const digest_kernel *kernel, const uint8_t *span, size_t length, uint64_t blocks,
+                         const uint8_t *secret, uint8_t *digests)
+{
+    for (size_t i = 0; i < SPAN_BLOCKS; i++) {
+        if (!(blocks >> i & 1))
+            continue;
+        digest_block_sectors(kernel, span + i * BLOCK_BYTES, piece_bytes(length, BLOCK_BYTES, i), secret, digests);
+        digests += BLOCK_SECTORS * DIGEST_BYTES;
+    }
+}

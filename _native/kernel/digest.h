@@ -1,0 +1,75 @@
+/* Digests of blocks, sectors and tree nodes: XXH3-128 with a secret, canonical (big-endian) byte order.
+ *
+ * A piece that is zero from end to end has the reserved digest of 16 zero bytes and is not hashed. A piece that is
+ * not zero but whose hash is 16 zero bytes gets 1 as last byte, so that the reserved digest never lies.
+ *
+ * The scalar variant is the truth; the others compile the same header for wider registers and answer the same
+ * bytes. All functions are pure, keep no state and may run in any number of threads.
+ */
+#ifndef HOMEWARD_DIGEST_H
+#define HOMEWARD_DIGEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define DIGEST_BYTES 16
+#define DIGEST_SECRET_BYTES 192
+#define SECTOR_BYTES 4096
+#define BLOCK_BYTES 65536
+#define BLOCK_SECTORS 16
+#define SPAN_BLOCKS 64
+#define FANOUT 64
+
+/* Writes the hash of `length` bytes, whatever they are, with the 192 bytes of `secret`. */
+typedef void (*digest_hash)(const uint8_t *data, size_t length, const uint8_t *secret, uint8_t digest[DIGEST_BYTES]);
+
+typedef struct {
+    const char *name;
+    digest_hash hash;
+} digest_kernel;
+
+#define DIGEST_VARIANTS_MAX 4
+
+/* Fills `list` with the variants that this CPU and operating system offer, best last; answers how many. */
+size_t digest_variants(const digest_kernel *list[DIGEST_VARIANTS_MAX]);
+
+/* The best variant that this CPU offers. */
+const digest_kernel *digest_best(void);
+
+/* The variant of that name ("auto": the best); NULL when there is none or the CPU has not got it. */
+const digest_kernel *digest_named(const char *name);
+
+/* Whether all `length` bytes are zero; stops at the first that is not. True for no bytes. */
+bool digest_is_zero(const uint8_t *data, size_t length);
+
+/* Writes the digest of one piece as described above; answers whether the piece is anything but zero. */
+bool digest_piece(const digest_kernel *kernel, const uint8_t *data, size_t length, const uint8_t *secret,
+                  uint8_t digest[DIGEST_BYTES]);
+
+/* Writes the digest of every `unit` bytes of `data` (the last piece may be short); answers how many are not zero. */
+size_t digest_pieces(const digest_kernel *kernel, const uint8_t *data, size_t length, size_t unit,
+                     const uint8_t *secret, uint8_t *digests);
+
+/* Writes the 16 sector digests of one block of `length` bytes; sectors that a short block lacks get the zero digest. */
+void digest_block_sectors(const digest_kernel *kernel, const uint8_t *block, size_t length, const uint8_t *secret,
+                          uint8_t digests[BLOCK_SECTORS * DIGEST_BYTES]);
+
+/* Appends `digest_block_sectors` of every block of the span that `blocks` names; the caller checked that they exist. */
+void digest_span_sectors(const digest_kernel *kernel, const uint8_t *span, size_t length, uint64_t blocks,
+                         const uint8_t *secret, uint8_t *digests);
+
+/* The length of piece `index` of `length` bytes cut in `unit`s; the caller knows that the piece exists. */
+static inline size_t piece_bytes(size_t length, size_t unit, size_t index)
+{
+    size_t rest = length - index * unit;
+    return rest < unit ? rest : unit;
+}
+
+/* How many pieces of `unit` bytes cover `length`, without the overflow of length + unit - 1. */
+static inline size_t piece_count(size_t length, size_t unit)
+{
+    return length / unit + (length % unit != 0);
+}
+
+#endif
