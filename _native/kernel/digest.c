@@ -42,33 +42,6 @@ const digest_kernel *digest_named(const char *name)
     return NULL;
 }
 
-bool digest_is_zero(const uint8_t *data, size_t length)
-{
-    uint64_t word = 0;
-    if (length < sizeof word) {
-        for (size_t i = 0; i < length; i++)
-            word |= data[i];
-        return word == 0;
-    }
-    memcpy(&word, data, sizeof word);
-    /* When the first word is zero and every byte equals the one eight before it, all are zero. memcmp of the C
-     * library is vectorised for the CPU at hand and stops at the first difference. */
-    return word == 0 && memcmp(data, data + sizeof word, length - sizeof word) == 0;
-}
-
-bool digest_piece(const digest_kernel *kernel, const uint8_t *data, size_t length, const uint8_t *secret,
-                  uint8_t digest[DIGEST_BYTES])
-{
-    if (digest_is_zero(data, length)) {
-        memset(digest, 0, DIGEST_BYTES);
-        return false;
-    }
-    kernel->hash(data, length, secret, digest);
-    if (digest_is_zero(digest, DIGEST_BYTES))
-        digest[DIGEST_BYTES - 1] = 1;
-    return true;
-}
-
 size_t digest_pieces(const digest_kernel *kernel, const uint8_t *data, size_t length, size_t unit,
                      const uint8_t *secret, uint8_t *digests)
 {

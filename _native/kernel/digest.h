@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define DIGEST_BYTES 16
 #define DIGEST_SECRET_BYTES 192
@@ -40,13 +41,6 @@ const digest_kernel *digest_best(void);
 /* The variant of that name ("auto": the best); NULL when there is none or the CPU has not got it. */
 const digest_kernel *digest_named(const char *name);
 
-/* Whether all `length` bytes are zero; stops at the first that is not. True for no bytes. */
-bool digest_is_zero(const uint8_t *data, size_t length);
-
-/* Writes the digest of one piece as described above; answers whether the piece is anything but zero. */
-bool digest_piece(const digest_kernel *kernel, const uint8_t *data, size_t length, const uint8_t *secret,
-                  uint8_t digest[DIGEST_BYTES]);
-
 /* Writes the digest of every `unit` bytes of `data` (the last piece may be short); answers how many are not zero. */
 size_t digest_pieces(const digest_kernel *kernel, const uint8_t *data, size_t length, size_t unit,
                      const uint8_t *secret, uint8_t *digests);
@@ -70,6 +64,37 @@ static inline size_t piece_bytes(size_t length, size_t unit, size_t index)
 static inline size_t piece_count(size_t length, size_t unit)
 {
     return length / unit + (length % unit != 0);
+}
+
+/* The two below stand here because the other kernels use them too, with a digest_kernel that is lent to them. */
+
+/* Whether all `length` bytes are zero; stops at the first that is not. True for no bytes. */
+static inline bool digest_is_zero(const uint8_t *data, size_t length)
+{
+    uint64_t word = 0;
+    if (length < sizeof word) {
+        for (size_t i = 0; i < length; i++)
+            word |= data[i];
+        return word == 0;
+    }
+    memcpy(&word, data, sizeof word);
+    /* When the first word is zero and every byte equals the one eight before it, all are zero. memcmp of the C
+     * library is vectorised for the CPU at hand and stops at the first difference. */
+    return word == 0 && memcmp(data, data + sizeof word, length - sizeof word) == 0;
+}
+
+/* Writes the digest of one piece as described above; answers whether the piece is anything but zero. */
+static inline bool digest_piece(const digest_kernel *kernel, const uint8_t *data, size_t length, const uint8_t *secret,
+                                uint8_t digest[DIGEST_BYTES])
+{
+    if (digest_is_zero(data, length)) {
+        memset(digest, 0, DIGEST_BYTES);
+        return false;
+    }
+    kernel->hash(data, length, secret, digest);
+    if (digest_is_zero(digest, DIGEST_BYTES))
+        digest[DIGEST_BYTES - 1] = 1;
+    return true;
 }
 
 #endif
