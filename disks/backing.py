@@ -122,6 +122,11 @@ class Backing:
             raise self._failed(WriteFailed, min(size, self.size), abs(size - self.size), error) from error
         self.size = size
 
+    def measure(self) -> None:
+        """`size` is the file's length as of now."""
+        if not self.device:
+            self.size = os.fstat(self.descriptor).st_size
+
     def sync(self) -> None:
         """Data, holes and length are on stable storage (fdatasync covers the metadata that reading needs)."""
         if not self.writable:

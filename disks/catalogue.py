@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from disks import vhd, vmdk_flat, vmdk_sparse
 from disks.backing import Access, Backing
 from disks.disk import Format
 from disks.errors import FormatContradicted, FormatNotSupported, SizeNotPossible
@@ -48,9 +49,17 @@ Creator = Callable[[Path, Format, int], Image]
 
 OPENERS: Final[dict[Format, Opener]] = {
     Format.RAW: open_raw,
+    Format.VHD_FIXED: vhd.open_fixed,
+    Format.VHD_DYNAMIC: vhd.open_dynamic,
+    Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.open_sparse,
+    Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.open_flat,
 }
 CREATORS: Final[dict[Format, Creator]] = {
     Format.RAW: create_raw,
+    Format.VHD_FIXED: vhd.create_fixed,
+    Format.VHD_DYNAMIC: vhd.create_dynamic,
+    Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.create_sparse,
+    Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.create_flat,
 }
 
 

@@ -232,7 +232,7 @@ def change_cid(text: bytes, cid: int) -> bytes:
     def replace_long(found: re.Match[bytes]) -> bytes:
         return found[1] + found[2][:-8] + digits(cid, 8)
 
-    text = re.sub(rb"(?im)^([ \t]*CID[ \t]*=[ \t]*)([0-9a-f]{1,8})", replace_cid, text, count=1)
+    text = re.sub(rb"(?im)^([ \t]*CID[ \t]*=[ \t]*\"?)([0-9a-f]{1,8})", replace_cid, text, count=1)
     return re.sub(
         rb"(?im)^([ \t]*ddb\.longContentID[ \t]*=[ \t]*\")([0-9a-f]{32})", replace_long, text, count=1
     )

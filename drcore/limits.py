@@ -46,11 +46,22 @@ TABLE_CACHE_ENTRIES_MAX: Final = 4096
 """Grain tables of 2 KiB that an open VMDK keeps: 8 MiB of memory, 128 GiB of disk at 64 KiB grains."""
 TABLE_DIRTY_ENTRIES_MAX: Final = 8192
 """Changed grain tables that wait for a flush; at so many (16 MiB) the disk flushes by itself."""
-TABLE_BYTES_MAX: Final = 64 * MIB
-"""A table held whole (VHD block allocation table: 4 MiB for 2 TiB; VMDK grain directory: 8 MiB for 64 TiB)."""
+VHD_TABLE_BYTES_MAX: Final = 16 * MIB
+"""A VHD's block allocation table, held whole: 2040 GiB at blocks of 512 KiB; the usual 2 MiB need a quarter."""
+VMDK_DIRECTORY_BYTES_MAX: Final = 8 * MIB
+"""A VMDK's grain directory, held whole: 64 TiB at grains of 64 KiB."""
 VHD_GROWTH_BYTES: Final = 64 * MIB
 """A dynamic VHD moves its footer ahead by so much: a flush for each move, and no more than that hole after a kill."""
 SPARE_RUNS_MAX: Final = 4096
 """Runs of zeroed, released grains that an open VMDK remembers for new use; more are left as holes in the file."""
 IDENTITY_READ_BYTES_MAX: Final = 128 * KIB
 """What a fingerprint reads of the disk and of each partition: the farthest superblock, btrfs', ends at 68 KiB."""
+
+SIMLAB_CALLS_MAX: Final = 20_000
+"""Calls that a stand-in's journal keeps: a long scenario makes some thousands."""
+SIMLAB_OPERATIONS_MAX: Final = 10_000
+"""Long-running operations that a stand-in can still be asked about."""
+SIMLAB_BODY_BYTES_MAX: Final = 8 * MIB
+"""What a stand-in takes as one request: twice the largest Put Page."""
+SEND_SECONDS_MAX: Final = 60
+"""A peer that takes no byte for so long is taken for lost."""

@@ -1,0 +1,99 @@
+"""What both VMDK kinds share: the descriptor as it stands in a file, and the CID that the first write changes."""
+
+import secrets
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from disks import vmdk_layout
+from disks.backing import Backing
+from disks.disk import Format
+from disks.errors import FormatNotSupported, ImageDamaged, OpenFailed, SizeNotPossible
+from disks.layout import Malformed
+from disks.recognise import FORMATS, damaged
+from disks.vmdk_layout import SECTOR, Descriptor
+
+RESERVED_CIDS: Final = (0, 0xFFFFFFFE, 0xFFFFFFFF)
+"""No content id: the last stands for 'no parent' and VMware begins images with the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a descriptor's text stands in its backing, in bytes."""
+
+    offset: int
+    length: int
+
+
+class StoredDescriptor:
+    """A descriptor and its place. The text keeps its length, so that nothing but the CID's digits is ever written."""
+
+    def __init__(self, backing: Backing, place: Place) -> None:
+        """Errors: ImageDamaged, FormatNotSupported (an image that needs a parent)."""
+        self._backing = backing
+        self._place = place
+        self._text = backing.read_bytes(place.offset, place.length)
+        self.descriptor = self._decode(self._text)
+        self._changed = False
+        self._lock = threading.Lock()
+        if self.descriptor.parent_cid != vmdk_layout.NO_PARENT:
+            seen = f"a VMDK with a parent (parentCID={self.descriptor.parent_cid:08x})"
+            raise FormatNotSupported(path=str(backing.path), seen=seen, choices=FORMATS)
+
+    def fresh(self) -> None:
+        """The CID is this opening's own already: the image was created by it."""
+        self._changed = True
+
+    def changing(self) -> None:
+        """The CID on the medium is another one than before this opening; only the first call does anything.
+
+        Durable before the first changed byte: who kept knowledge of the old content under the old CID must not
+        find that CID over new content.
+        """
+        with self._lock:
+            if self._changed:
+                return
+            text = self._other()
+            self._backing.write(self._place.offset, memoryview(text))
+            self._backing.sync()
+            self._text, self.descriptor = text, self._decode(text)
+            self._changed = True
+
+    def _other(self) -> bytes:
+        """The text with another CID."""
+        for _ in range(64):
+            text = vmdk_layout.change_cid(self._text, secrets.randbits(32))
+            if self._decode(text).cid not in (*RESERVED_CIDS, self.descriptor.cid):
+                return text
+        raise ImageDamaged(
+            path=str(self._backing.path), structure="the descriptor's CID", offset=self._place.offset,
+            seen="a CID that does not stand alone on its line", wanted="CID=xxxxxxxx",
+        )  # fmt: skip
+
+    def _decode(self, text: bytes) -> Descriptor:
+        try:
+            return vmdk_layout.decode_descriptor(text, self._place.offset)
+        except Malformed as error:
+            raise damaged(self._backing, error) from error
+
+
+def check_size(kind: Format, size: int, size_max: int) -> None:
+    """A VMDK can hold exactly so many bytes; raises SizeNotPossible otherwise."""
+    if size % SECTOR or not SECTOR <= size <= size_max:
+        wanted = f"a multiple of {SECTOR} bytes, at most {size_max}"
+        raise SizeNotPossible(format=kind.value, size=size, wanted=wanted)
+
+
+def new_descriptor(path: Path, kind: Format, size: int, extent: str) -> bytes:
+    """The text of a new image's descriptor, with fresh identities; `extent` is its line without the access word."""
+    content = secrets.token_bytes(12) + secrets.randbelow(0xFFFFFFF0).to_bytes(4, "big")
+    create_type = kind.value.removeprefix("vmdk-")
+    text = f"RW {size // SECTOR} {extent}"
+    if any(letter in path.name for letter in '"\r\n'):
+        raise OpenFailed(
+            path=str(path), reason="a descriptor cannot hold a name with a quotation mark or line end"
+        )
+    return vmdk_layout.NewDescriptor(
+        create_type, text, size // SECTOR, secrets.token_bytes(16), content
+    ).text()
