@@ -1,0 +1,1 @@
+"""Honest stand-ins for what a laptop has not got. The roles never import this room."""
