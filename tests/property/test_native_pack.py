@@ -147,7 +147,8 @@ def test_runs_and_patches_bring_the_source_to_the_target(data: st.DataObject) ->
     order = data.draw(st.lists(st.integers(0, count - 1), max_size=10))
     if data.draw(st.booleans()):
         order.sort()
-    frame, runs = b"", []
+    frame = b""
+    runs: list[tuple[int, int]] = []
     current = [bytes(each) for each in target]
     for index in order:
         sectors = data.draw(
