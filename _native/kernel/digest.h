@@ -23,7 +23,8 @@
 #define FANOUT 64
 
 /* Writes the hash of `length` bytes, whatever they are, with the 192 bytes of `secret`. */
-typedef void (*digest_hash)(const uint8_t *data, size_t length, const uint8_t *secret, uint8_t digest[DIGEST_BYTES]);
+typedef void (*digest_hash)(const uint8_t *data, size_t length, const uint8_t *secret,
+                            uint8_t digest[DIGEST_BYTES]);
 
 typedef struct {
     const char *name;
