@@ -5,6 +5,7 @@ of 4 KiB (the unit on the wire inside a block that differs). 64 blocks make a sp
 moves through the program), 64 spans a region (the unit of a first comparison). The last of each may be short.
 """
 
+from collections.abc import Iterator
 from typing import Final, NewType
 
 ByteOffset = NewType("ByteOffset", int)
@@ -31,3 +32,16 @@ ZERO_DIGEST: Final = bytes(DIGEST_BYTES)
 def parts(size: int, part: int) -> int:
     """How many parts of `part` bytes cover `size` bytes, the last one perhaps short."""
     return -(-size // part)
+
+
+def bit_runs(bits: int) -> Iterator[tuple[int, int]]:
+    """Runs (first, count) of set bits, ascending."""
+    at = 0
+    while bits:
+        skip = (bits & -bits).bit_length() - 1
+        at += skip
+        bits >>= skip
+        count = (~bits & -~bits).bit_length() - 1
+        yield at, count
+        at += count
+        bits >>= count

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from drcore.errors import HomewardError
 from drcore.limits import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX
+from drcore.secret import Secret
 from wireproto.errors import MessageRefused, NotTheProtocol
 from wireproto.frame import (
     HEADER_BYTES,
@@ -30,7 +31,7 @@ from wireproto.handshake import (
     encode_refusal,
     encode_welcome,
 )
-from wireproto.keys import Secret, connection_secret, handshake_key
+from wireproto.keys import connection_secret, handshake_key
 from wireproto.messages import PREFIX, Message, MessageType, decode, encode
 
 SESSION_STREAM: Final = 0
@@ -163,6 +164,11 @@ class Connection:
     def established(self) -> bool:
         """Keys are there: what is sent from now on is sealed."""
         return bool(self._sealers)
+
+    @property
+    def may_send(self) -> bool:
+        """This side has keys and has not ended the dialogue."""
+        return bool(self._sealers) and self._sending is not Phase.ENDED
 
     def send(self, stream: int, message: Message, now: float) -> memoryview:
         """The sealed frame of `message`, lent until the next call; `now` is monotonic seconds."""

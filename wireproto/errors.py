@@ -94,22 +94,10 @@ class ConnectionLost(HomewardError):
     reason: str
 
 
-class KeyFileRefused(HomewardError):
-    """The key file cannot be used."""
-
-    code = "HW-WIRE-008"
-    what = "the key file {path} cannot be used"
-    found = "{reason}"
-    expected = "a file of 32 random bytes, or 64 hexadecimal digits, that only its owner may read (mode 0600)"
-    remedy = "make one with: (umask 077; head -c 32 /dev/urandom > {path})  and copy it to both machines"
-    path: str
-    reason: str
-
-
 class SealingExhausted(HomewardError):
     """A stream has used up what one key may seal."""
 
-    code = "HW-WIRE-009"
+    code = "HW-WIRE-008"
     retry = Retry.RECONNECT
     what = "a stream has sealed as much as its keys allow"
     found = "epoch {epoch}"
@@ -122,7 +110,7 @@ class SealingExhausted(HomewardError):
 class PeerReported(HomewardError):
     """The peer ended the dialogue with an error of its own; this one carries it as it came."""
 
-    code = "HW-WIRE-010"
+    code = "HW-WIRE-009"
     what = "{peer_what}"
     found = "{peer_found}"
     expected = "{peer_expected}"

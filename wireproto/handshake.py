@@ -1,8 +1,8 @@
 """The two clear messages that begin every connection, and the refusal that may end it.
 
 Agent: Hello (versions, item, disks, fresh random, proof). Master target: Welcome (version, fresh random, proof over
-both). Only then are keys derived, and only the agent's first sealed frame shows that the Hello was no replay: nothing is
-stored, fenced or opened before it. Byte tables in docs/protocol.md.
+both). Only then are keys derived, and only the agent's first sealed frame shows that the Hello was no replay: nothing
+is stored, fenced or opened before it. Byte tables in docs/protocol.md.
 """
 
 import struct
@@ -13,9 +13,10 @@ from typing import Final
 
 from drcore.errors import HomewardError
 from drcore.limits import DISK_BYTES_MAX, LANES_MAX
+from drcore.secret import Secret
 from wireproto.errors import LimitExceeded, MessageRefused, NotProved, PeerReported, PeerVersion
 from wireproto.frame import VERSION
-from wireproto.keys import RANDOM_BYTES, Secret, prove
+from wireproto.keys import RANDOM_BYTES, prove
 from wireproto.messages import DISKS_MAX, Report, decode_words, encode_words, error_of, report_of
 
 FIRST_VERSION: Final = 1
@@ -90,7 +91,8 @@ def decode_hello(data: bytes, key: Secret) -> Hello:
     """The Hello in a handshake frame.
 
     Versions are judged first, as a peer of another version may lay out the rest in another way; then the proof;
-    only then the fields. Errors: `PeerVersion` (HW-WIRE-001), `NotProved` (HW-WIRE-002), `MessageRefused`, `LimitExceeded`.
+    only then the fields. Errors: `PeerVersion` (HW-WIRE-001), `NotProved` (HW-WIRE-002), `MessageRefused`,
+    `LimitExceeded`.
     """
     if len(data) < _VERSIONS.size:
         raise MessageRefused(reason="a hello that is cut short")

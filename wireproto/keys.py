@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from drcore.limits import GIB
+from drcore.secret import KEY_BYTES, Secret
 from wireproto.errors import SealingExhausted
 
-KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 RANDOM_BYTES: Final = 32
@@ -31,24 +31,6 @@ EPOCH_FRAMES_MAX: Final = 2**24
 EPOCH_SECONDS_MAX: Final = 3600.0
 EPOCHS_MAX: Final = 2**20
 """The reasons of these four stand in docs/threat-model.md: far below what AES-GCM allows for one key."""
-
-
-class Secret:
-    """Key material that never shows itself in a log, a repr or an error."""
-
-    __slots__ = ("_bytes",)
-
-    def __init__(self, value: bytes) -> None:
-        self._bytes = bytes(value)
-
-    def reveal(self) -> bytes:
-        """The bytes themselves, for the derivation that needs them."""
-        return self._bytes
-
-    def __repr__(self) -> str:
-        return "***"
-
-    __str__ = __repr__
 
 
 def _expand(secret: Secret, label: bytes, context: bytes, length: int) -> bytes:
@@ -122,7 +104,7 @@ class KeyChain:
         return EpochKeys(cipher, base, material[KEY_BYTES + NONCE_BYTES :])
 
     def following(self) -> "KeyChain":
-        """The chain at its next epoch, this one untouched. Raises `SealingExhausted` (HW-WIRE-009) at the last one."""
+        """The chain at its next epoch, this one untouched. Raises `SealingExhausted` (HW-WIRE-008) at the last one."""
         if self.epoch + 1 >= EPOCHS_MAX:
             raise SealingExhausted(epoch=self.epoch, limit=EPOCHS_MAX)
         chain = object.__new__(KeyChain)

@@ -1,0 +1,94 @@
+"""The agent's settings, read once from a TOML file. docs/configuration.md describes every key."""
+
+import tomllib
+import uuid
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ConfigRefused
+from disks.disk import Format
+from drcore.limits import LANES_MAX
+from drcore.settings import SettingsError, Table
+
+DEFAULT_STATE = Path("/var/lib/homeward/agent")
+_FORMATS = ("", *(kind.value for kind in Format))
+
+
+class Compression(Enum):
+    """Whether content is compressed before it is sealed; `auto` measures what pays."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """One source disk."""
+
+    disk: uuid.UUID
+    path: Path
+    format: Format | None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """All settings of the role. `bandwidth` is in bytes a second."""
+
+    host: str
+    port: int
+    key_file: Path
+    state_directory: Path
+    item: uuid.UUID
+    disks: tuple[SourceConfig, ...]
+    generation: int = 1
+    bandwidth: int | None = None
+    compression: Compression = Compression.AUTO
+    lanes: int = 1
+    reconnects: int = 0
+
+
+def load(path: Path) -> AgentConfig:
+    """The settings in the file. Errors: `ConfigRefused` (HW-AGENT-001); an unknown key is one."""
+    try:
+        with path.open("rb") as file:
+            found = tomllib.load(file)
+        return _read(found)
+    except (OSError, tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
+        raise ConfigRefused(path=str(path), reason=str(error)) from error
+
+
+def _read(found: dict[str, Any]) -> AgentConfig:
+    top = Table("", found)
+    role = top.table("agent")
+    host, port = role.address("masttarget")
+    disks = tuple(_disk(table) for table in top.tables("disk"))
+    top.end()
+    if not disks:
+        raise SettingsError("no [[disk]] table")
+    if len({disk.disk for disk in disks}) != len(disks):
+        raise SettingsError("two [[disk]] tables have the same disk UUID")
+    config = AgentConfig(
+        host=host,
+        port=port,
+        key_file=role.path("key_file"),
+        state_directory=role.path("state_directory", DEFAULT_STATE),
+        item=role.uuid("item"),
+        disks=disks,
+        generation=role.number("generation", 1, 0, 2**63 - 1),
+        bandwidth=role.rate("bandwidth"),
+        compression=Compression(role.choice("compression", tuple(c.value for c in Compression), "auto")),
+        lanes=role.number("lanes", 1, 1, LANES_MAX),
+        reconnects=role.number("reconnects", 5, 0, 1000),
+    )
+    role.end()
+    return config
+
+
+def _disk(table: Table) -> SourceConfig:
+    told = table.choice("format", _FORMATS, "")
+    config = SourceConfig(table.uuid("disk"), table.path("path"), Format(told) if told else None)
+    table.end()
+    return config

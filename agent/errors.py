@@ -1,0 +1,100 @@
+"""What can go wrong at the agent."""
+
+from drcore.errors import HomewardError
+
+
+class ConfigRefused(HomewardError):
+    """The configuration cannot be used."""
+
+    code = "HW-AGENT-001"
+    what = "the configuration {path} cannot be used"
+    found = "{reason}"
+    expected = "the keys of docs/configuration.md"
+    remedy = "correct the file"
+    path: str
+    reason: str
+
+
+class SourceChanged(HomewardError):
+    """The source was written to while it was read."""
+
+    code = "HW-AGENT-002"
+    what = "the source {path} changed while it was read"
+    found = "{blocks} blocks whose content changed, the first at offset {offset}"
+    expected = "a source that nobody writes to"
+    remedy = "stop what writes to it (or read from a snapshot) and run the same command again"
+    path: str
+    blocks: int
+    offset: int
+
+
+class MasttargetUnreachable(HomewardError):
+    """No connection to the master target."""
+
+    code = "HW-AGENT-003"
+    what = "the master target at {address} cannot be reached"
+    found = "{reason}"
+    expected = "a master target that listens there"
+    remedy = "start it there, and check host, port and firewall"
+    address: str
+    reason: str
+
+
+class StateFailed(HomewardError):
+    """The agent's state directory cannot be used."""
+
+    code = "HW-AGENT-004"
+    what = "the state directory {path} cannot be used"
+    found = "{reason}"
+    expected = "a writable directory with free space"
+    remedy = "make room or correct the permissions, then run the same command again"
+    path: str
+    reason: str
+
+
+class TargetTooSmall(HomewardError):
+    """Source and target cannot be compared: the target is smaller."""
+
+    code = "HW-AGENT-005"
+    what = "the target {path} is smaller than the source"
+    found = "{target_bytes} bytes"
+    expected = "{source_bytes} bytes"
+    remedy = "choose a target of the source's size"
+    path: str
+    target_bytes: int
+    source_bytes: int
+
+
+class TargetLarger(HomewardError):
+    """Source and target differ in size, and nobody allowed that."""
+
+    code = "HW-AGENT-006"
+    what = "the target {path} is larger than the source"
+    found = "{target_bytes} bytes"
+    expected = "{source_bytes} bytes"
+    remedy = "check that it is the right disk; if it is, pass --allow-larger"
+    path: str
+    target_bytes: int
+    source_bytes: int
+
+
+class Stopped(HomewardError):
+    """An operator stopped the work."""
+
+    code = "HW-AGENT-007"
+    what = "stopped"
+    found = "an interrupt"
+    expected = "a run to its end"
+    remedy = "run the same command again: it goes on where it stopped"
+
+
+class NeverSettled(HomewardError):
+    """The two ends keep disagreeing about the same blocks."""
+
+    code = "HW-AGENT-008"
+    what = "the master target keeps asking for the same blocks"
+    found = "{blocks} blocks after {rounds} rounds"
+    expected = "blocks that arrive as they were sent"
+    remedy = "run the same command again; if it happens again, check the memory of both machines"
+    blocks: int
+    rounds: int

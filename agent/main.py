@@ -1,0 +1,88 @@
+"""Wires the agent: settings, key, source disks, connection; runs one cycle, again where a broken connection allows."""
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+from agent.adapters.sent_file import SentFile
+from agent.adapters.tcp import TcpConnect
+from agent.config import AgentConfig
+from agent.sync import Progress, Sync, SyncDisk, SyncPorts, SyncReport
+from disks import catalogue
+from disks.digestmap import DigestMap
+from drcore.clock import Clock, SystemClock
+from drcore.errors import HomewardError, Retry
+from drcore.secret import read_key_file
+from wireproto.handshake import DiskOffer
+
+BACKOFF_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Agent:
+    """One cycle of the item that the settings name. `stop` may be called from any thread or a signal handler."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        on_retry: Callable[[HomewardError, float], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self._config = config
+        self._on_retry = on_retry
+        self._clock = clock or SystemClock()
+        self._current: Sync | None = None
+        self._stopped = False
+
+    @property
+    def progress(self) -> Progress:
+        """Where the current run stands."""
+        return self._current.progress if self._current is not None else Progress()
+
+    def stop(self) -> None:
+        """`run` ends with `Stopped` (HW-AGENT-007) as soon as it can."""
+        self._stopped = True
+        if self._current is not None:
+            self._current.stop()
+
+    def run(self) -> SyncReport:
+        """The point is published. A connection that breaks is made again, as often as the settings allow.
+
+        Errors: `Stopped`, `SourceChanged`, `MasttargetUnreachable`, `ConnectionLost`, `PeerReported`, and those of the
+        disks.
+        """
+        config = self._config
+        shared = read_key_file(config.key_file)
+        ports = SyncPorts(TcpConnect(config.host, config.port), self._clock, os.urandom, shared)
+        point = secrets.token_bytes(16)
+        attempt = 0
+        while True:
+            with ExitStack() as stack:
+                disks = [self._open(stack, index) for index in range(len(config.disks))]
+                self._current = Sync(config, disks, ports, point)
+                if self._stopped:
+                    self._current.stop()
+                try:
+                    report = self._current.run()
+                except HomewardError as error:
+                    if error.retry is not Retry.RECONNECT or attempt >= config.reconnects or self._stopped:
+                        raise
+                    wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+                    attempt += 1
+                    self._on_retry(error, wait)
+                else:
+                    for disk in disks:
+                        disk.sent.remove()
+                    return report
+            self._clock.sleep(wait)
+
+    def _open(self, stack: ExitStack, index: int) -> SyncDisk:
+        config = self._config.disks[index]
+        disk = catalogue.open_source(config.path, config.format)
+        stack.callback(disk.close)
+        sent = SentFile(self._config.state_directory, config.disk.hex)
+        stack.callback(sent.close)
+        digests = DigestMap(disk.size, self._config.state_directory)
+        stack.callback(digests.close)
+        return SyncDisk(DiskOffer(config.disk.bytes, disk.size), str(config.path), disk, digests, sent)

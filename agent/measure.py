@@ -1,0 +1,192 @@
+"""Comparing two disks that are both here, exactly: what differs, and what bringing the target up to date would send."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from _native import compare, digest, pack
+from agent.errors import TargetLarger, TargetTooSmall
+from disks.disk import Disk
+from disks.scan import data_runs
+from drcore.limits import FRAME_BYTES_MAX
+from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, SPAN_BYTES, bit_runs, parts
+
+FORMAT_SECTOR_BYTES: Final = 512
+EXACT_BLOCKS_MAX: Final = 4096
+"""Changed blocks that are all packed to learn what they take; of those beyond, every sixteenth."""
+SAMPLE: Final = 16
+WORKERS: Final = 2
+"""Threads that read and compare; more gain nothing where memory is the limit."""
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What differs. Sectors are those of 4 KiB; `bytes_zero` of the changed bytes become zero."""
+
+    virtual_size: int = 0
+    blocks_total: int = 0
+    blocks_changed: int = 0
+    sectors_changed: int = 0
+    bytes_changed: int = 0
+    bytes_zero: int = 0
+    bytes_to_send: int = 0
+    exact: bool = True
+    bytes_done: int = 0
+
+    def add(self, other: "Measurement") -> None:
+        """The other's counts are in this one's."""
+        self.blocks_changed += other.blocks_changed
+        self.sectors_changed += other.sectors_changed
+        self.bytes_changed += other.bytes_changed
+        self.bytes_zero += other.bytes_zero
+
+
+def check_sizes(source: Disk, target: Disk, target_path: str, *, allow_larger: bool) -> None:
+    """The target can hold the source. Errors: `TargetTooSmall`, `TargetLarger` (HW-AGENT-005, 006)."""
+    if target.size < source.size:
+        raise TargetTooSmall(path=target_path, target_bytes=target.size, source_bytes=source.size)
+    whole = parts(source.size, FORMAT_SECTOR_BYTES) * FORMAT_SECTOR_BYTES
+    if target.size not in (source.size, whole) and not allow_larger:
+        raise TargetLarger(path=target_path, target_bytes=target.size, source_bytes=source.size)
+
+
+def measure(source: Disk, target: Disk, progress: Measurement, stopped: Callable[[], bool]) -> None:
+    """`progress` holds what differs in the first `source.size` bytes; it grows while this runs. Errors: `ReadFailed`.
+
+    Two threads compare span after span; holes on both sides are not read. Ends early when `stopped` answers True.
+    """
+    progress.virtual_size = source.size
+    progress.blocks_total = parts(source.size, BLOCK_BYTES)
+    spans = _spans(source, target)
+    lock = threading.Lock()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        worker = _Worker(source, target)
+        try:
+            while not stopped() and not failures:
+                with lock:
+                    span = next(spans, None)
+                if span is None:
+                    break
+                found = worker.span(span)
+                with lock:
+                    progress.add(found)
+                    progress.bytes_done = max(progress.bytes_done, min((span + 1) * SPAN_BYTES, source.size))
+        except BaseException as error:
+            failures.append(error)
+        with lock:
+            progress.bytes_to_send += worker.bytes_to_send
+            progress.exact = progress.exact and worker.exact
+
+    threads = [threading.Thread(target=work, name="measure", daemon=True) for _ in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    progress.bytes_done = source.size
+
+
+def _spans(source: Disk, target: Disk) -> Iterator[int]:
+    """The spans in which either side may hold data, ascending, each once."""
+    sides = [_side_spans(disk, source.size) for disk in (source, target)]
+    heads = [next(side, None) for side in sides]
+    while (waiting := [head for head in heads if head is not None]) and waiting:
+        span = min(waiting)
+        yield span
+        for index, head in enumerate(heads):
+            if head == span:
+                heads[index] = next(sides[index], None)
+
+
+def _side_spans(disk: Disk, size: int) -> Iterator[int]:
+    for start, end in data_runs(disk, size, SPAN_BYTES):
+        yield from range(start // SPAN_BYTES, parts(end, SPAN_BYTES))
+
+
+class _Worker:
+    """The buffers of one thread."""
+
+    def __init__(self, source: Disk, target: Disk) -> None:
+        self._source = source
+        self._target = target
+        self._a = memoryview(bytearray(SPAN_BYTES))
+        self._b = memoryview(bytearray(SPAN_BYTES))
+        self._bitmaps = memoryview(bytearray(2 * SPAN_BLOCKS))
+        self._frame = memoryview(bytearray(FRAME_BYTES_MAX))
+        self._digests = bytes(SPAN_BLOCKS * DIGEST_BYTES)
+        self._packed = 0
+        self._sampled_bytes = 0
+        self._sampled_blocks = 0
+        self._passed_blocks = 0
+        self._exact_bytes = 0
+
+    @property
+    def exact(self) -> bool:
+        """Every changed block was packed."""
+        return self._passed_blocks == 0
+
+    @property
+    def bytes_to_send(self) -> int:
+        """Entries and content as they would be packed; what was passed over is taken to be like what was not."""
+        sampled = self._sampled_bytes
+        if self._sampled_blocks:
+            sampled += self._sampled_bytes * self._passed_blocks // self._sampled_blocks
+        elif self._passed_blocks:
+            sampled = self._exact_bytes * self._passed_blocks // max(self._packed, 1)
+        return self._exact_bytes + sampled
+
+    def span(self, span: int) -> Measurement:
+        """What differs in one span."""
+        start = span * SPAN_BYTES
+        length = min(SPAN_BYTES, self._source.size - start)
+        a, b = self._a[:length], self._b[:length]
+        self._source.read(start, a)
+        self._target.read(start, b)
+        bitmaps = self._bitmaps[: 2 * parts(length, BLOCK_BYTES)]
+        found = Measurement()
+        found.blocks_changed, found.sectors_changed, found.bytes_changed, found.bytes_zero = (
+            compare.compare_sectors(a, b, bitmaps)
+        )
+        if found.blocks_changed:
+            self._weigh(span, a, bitmaps)
+        return found
+
+    def _weigh(self, span: int, content: memoryview, bitmaps: memoryview) -> None:
+        """The changed blocks of the span count in `bytes_to_send`."""
+        changed = 0
+        for block in range(len(bitmaps) // 2):
+            piece = content[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+            if any(bitmaps[2 * block : 2 * block + 2]) and not digest.is_zero(piece):
+                changed |= 1 << block
+        exact = self._packed + changed.bit_count() <= EXACT_BLOCKS_MAX
+        self._packed += changed.bit_count()
+        if not exact:
+            sample = 0
+            for start, count in bit_runs(changed):
+                for block in range(start, start + count):
+                    if block % SAMPLE == span % SAMPLE:
+                        sample |= 1 << block
+            self._passed_blocks += (changed & ~sample).bit_count()
+            changed = sample
+            self._sampled_blocks += sample.bit_count()
+        size = 0
+        while changed:
+            changed, position, _ = pack.pack(
+                content,
+                span * SPAN_BLOCKS,
+                changed,
+                bitmaps,
+                self._digests[: 8 * len(bitmaps)],
+                self._frame,
+                0,
+                2,
+            )
+            size += position
+        if exact:
+            self._exact_bytes += size
+        else:
+            self._sampled_bytes += size

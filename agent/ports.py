@@ -1,0 +1,34 @@
+"""What the agent needs from outside."""
+
+from typing import Protocol
+
+from wireproto.link import Transport
+
+
+class SentRecord(Protocol):
+    """Which blocks were sent in this and in earlier, broken runs. Survives the process, not the machine."""
+
+    def mark(self, span: int, blocks: int) -> int:
+        """The span's blocks (a bitmap) are about to be sent; answers those that an earlier run sent already."""
+        ...
+
+    def close(self) -> None:
+        """Given back; kept for the next run."""
+        ...
+
+    def remove(self) -> None:
+        """Nothing of it is left."""
+        ...
+
+
+class Connect(Protocol):
+    """How to reach the master target."""
+
+    def __call__(self) -> Transport:
+        """A new connection. Errors: `MasttargetUnreachable` (HW-AGENT-003)."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """The address, for people."""
+        ...

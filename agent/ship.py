@@ -1,0 +1,270 @@
+"""One lane: reads what is ordered, reduces it to the sectors that differ, packs, seals and sends it."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from _native import compare, digest, pack
+from agent.descent import Clear, Ship
+from agent.pace import Bucket, Compressor
+from agent.ports import SentRecord
+from agent.window import Window
+from agent.work import WorkQueue
+from disks.digestmap import DigestMap
+from disks.disk import Disk
+from drcore.clock import Clock
+from drcore.errors import HomewardError
+from drcore.limits import FRAME_BYTES_MAX
+from drcore.units import (
+    BLOCK_BYTES,
+    BLOCK_SECTORS,
+    DIGEST_BYTES,
+    SECTOR_BYTES,
+    SPAN_BLOCKS,
+    SPAN_BYTES,
+    bit_runs,
+    parts,
+)
+from wireproto.frame import PLAIN_BYTES_MAX
+from wireproto.link import Link
+from wireproto.messages import PREFIX_BYTES, RANGES_MAX, Zeroes
+
+ENTRIES_MAX = RANGES_MAX
+DENSE = 0.9
+"""The share of sectors with data from which on a span's blocks go whole."""
+LINGER_SECONDS = 0.004
+"""How long a frame that is not full waits for more work: far below a round trip, far above the next answer."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What all lanes have done for one disk. Guarded by `lock`."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    frames: int = 0
+    plain_bytes: int = 0
+    blocks: int = 0
+    sectors: int = 0
+    content_bytes: int = 0
+    resent_bytes: int = 0
+    changed: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A disk that is being shipped: shared by all lanes."""
+
+    stream: int
+    disk: Disk
+    digests: DigestMap
+    secret: bytes
+    sent: SentRecord
+    tally: Tally
+
+
+Work = tuple[Source, Ship | Clear]
+
+
+class Lane:
+    """One lane's thread and buffers. Takes work until the queue is closed; a failure goes to `on_failure`."""
+
+    def __init__(
+        self,
+        number: int,
+        link: Link,
+        work: WorkQueue[Work],
+        window: Window,
+        bucket: Bucket,
+        compressor: Compressor,
+        clock: Clock,
+        on_failure: Callable[[HomewardError], None],
+    ) -> None:
+        self.number = number
+        self.link = link
+        self._work = work
+        self._window = window
+        self._bucket = bucket
+        self._compressor = compressor
+        self._clock = clock
+        self._on_failure = on_failure
+        self._span = memoryview(bytearray(SPAN_BYTES))
+        self._zeroes = memoryview(bytes(SPAN_BYTES))
+        self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
+        self._sectors = memoryview(bytearray(SPAN_BLOCKS * 2))
+        self._frame = memoryview(bytearray(FRAME_BYTES_MAX))[:PLAIN_BYTES_MAX]
+        self._source: Source | None = None
+        self._taken = 0
+        self._begin_frame()
+        self._thread = threading.Thread(target=self._run, name=f"lane {number}", daemon=True)
+
+    def start(self) -> None:
+        """The lane works."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """The lane has ended."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                work = self._work.get(LINGER_SECONDS if self._taken else None)
+                if work is None:
+                    self._flush()
+                    if self._work.closed:
+                        return
+                    continue
+                source, order = work
+                if self._source is not source:
+                    self._flush()
+                self._source = source
+                self._taken += 1
+                if isinstance(order, Clear):
+                    self._clear(order)
+                else:
+                    self._ship(source, order)
+        except HomewardError as error:
+            self._on_failure(error)
+
+    # Frames
+
+    def _begin_frame(self) -> None:
+        self._position = PREFIX_BYTES
+        self._entries = 0
+        self._content = 0
+        self._pack_seconds = 0.0
+        self._source = None
+        self._mode = self._compressor.mode()
+        self._ranges: list[tuple[int, int]] = []
+
+    def _flush(self) -> None:
+        """What is in the making has gone."""
+        source, taken = self._source, self._taken
+        if source is None:
+            return
+        if self._ranges:
+            plain = PREFIX_BYTES + 16 * len(self._ranges)
+            self._send(source, plain, lambda: self.link.send(source.stream, Zeroes(tuple(self._ranges))))
+        if self._entries:
+            frame = self._frame[: self._position]
+            self._send(source, len(frame), lambda: self.link.send_data(source.stream, self._entries, frame))
+        self._begin_frame()
+        self._taken = 0
+        self._work.sent(taken)
+
+    def _send(self, source: Source, plain: int, send: Callable[[], tuple[int, int]]) -> None:
+        reserved = plain + 128
+        self._window.acquire(reserved)
+        before = self._clock.monotonic()
+        self._bucket.take(reserved)
+        sequence, count = send()
+        seconds = self._clock.monotonic() - before
+        self._window.sent(self.number, source.stream, sequence, reserved, count)
+        with source.tally.lock:
+            source.tally.frames += 1
+            source.tally.plain_bytes += plain
+        self._compressor.packed(self._mode, self._content, count, self._pack_seconds, seconds)
+
+    # Orders
+
+    def _clear(self, order: Clear) -> None:
+        self._ranges.append((order.first, order.count))
+        if len(self._ranges) >= RANGES_MAX:
+            self._flush()
+
+    def _ship(self, source: Source, order: Ship) -> None:
+        first = order.span * SPAN_BLOCKS
+        length = min(SPAN_BYTES, source.digests.size - first * BLOCK_BYTES)
+        span = self._span[:length]
+        for start, count in bit_runs(order.blocks):
+            begin, end = start * BLOCK_BYTES, min((start + count) * BLOCK_BYTES, length)
+            source.disk.read(first * BLOCK_BYTES + begin, span[begin:end])
+            self._check(source, first, start, span[begin:end])
+        sectors = self._sector_bitmaps(source, order, span)
+        # Recorded as sent before it goes, so that a crash cannot make a byte that is sent again look new.
+        resent = source.sent.mark(order.span, order.blocks)
+        left = order.blocks
+        while left:
+            before = self._clock.monotonic()
+            done, position, content = pack.pack(
+                span, first, left, sectors, self._found, self._frame, self._position, self._mode
+            )
+            self._pack_seconds += self._clock.monotonic() - before
+            packed = left & ~done
+            self._count(source, packed, sectors, length, content, position - self._position, resent)
+            self._content += content
+            self._entries += packed.bit_count()
+            self._position, left = position, done
+            if left or self._entries + SPAN_BLOCKS > ENTRIES_MAX:
+                taken, self._taken = self._taken, 0  # this order is not sent as a whole yet
+                self._flush()
+                self._source, self._taken = source, taken
+
+    def _check(self, source: Source, first: int, start: int, content: memoryview) -> None:
+        """The digests of what was read are in `_found`; where they are not the scan's, the source has changed."""
+        count = parts(len(content), BLOCK_BYTES)
+        found = self._found[start * DIGEST_BYTES : (start + count) * DIGEST_BYTES]
+        digest.digest_blocks(content, source.secret, found)
+        known = source.digests.read(first + start, count)
+        if found != known:
+            source.digests.write(first + start, found)
+            with source.tally.lock:
+                for at, run in compare.extents(known, found):
+                    source.tally.changed += range(first + start + at, first + start + at + run)
+
+    def _sector_bitmaps(self, source: Source, order: Ship, span: memoryview) -> memoryview:
+        """For each of the span's blocks the sectors to send; whole blocks where the target's are not known."""
+        out = self._sectors
+        out[:] = b"\xff\xff" * SPAN_BLOCKS
+        last = len(span) // BLOCK_BYTES
+        if len(span) % BLOCK_BYTES:
+            short = (1 << parts(len(span) % BLOCK_BYTES, SECTOR_BYTES)) - 1
+            out[2 * last : 2 * last + 2] = short.to_bytes(2, "little")
+        if order.fresh:
+            self._leave_zeroes_out(span, order.fresh, out)
+        if order.patched:
+            found = memoryview(bytearray(2 * order.patched.bit_count()))
+            compare.sector_bitmaps(span, source.secret, order.patched, order.sectors, found)
+            at = 0
+            for start, count in bit_runs(order.patched):
+                for block in range(start, start + count):
+                    bits = found[2 * at : 2 * at + 2]
+                    if any(bits):  # none differs though the block does: a collision; it goes whole
+                        out[2 * block : 2 * block + 2] = bits
+                    at += 1
+        return out
+
+    def _leave_zeroes_out(self, span: memoryview, fresh: int, out: memoryview) -> None:
+        """Of blocks that are zero at the target, only the sectors that are not zero here, where that is worth it."""
+        found = memoryview(bytearray(2 * parts(len(span), BLOCK_BYTES)))
+        _, sectors, _, _ = compare.compare_sectors(span, self._zeroes[: len(span)], found)
+        if sectors >= DENSE * len(found) // 2 * BLOCK_SECTORS:
+            return  # mostly data: whole blocks are unpacked in long runs
+        for start, count in bit_runs(fresh):
+            for block in range(start, start + count):
+                bits = found[2 * block : 2 * block + 2]
+                if any(bits):
+                    out[2 * block : 2 * block + 2] = bits
+
+    def _count(
+        self,
+        source: Source,
+        packed: int,
+        sectors: memoryview,
+        length: int,
+        content: int,
+        wire: int,
+        resent: int,
+    ) -> None:
+        number = sum(
+            int.from_bytes(sectors[2 * block : 2 * block + 2], "little").bit_count()
+            for start, count in bit_runs(packed)
+            for block in range(start, start + count)
+        )
+        again = (packed & resent).bit_count()
+        with source.tally.lock:
+            tally = source.tally
+            tally.blocks += packed.bit_count()
+            tally.sectors += number
+            tally.content_bytes += content
+            tally.resent_bytes += wire * again // packed.bit_count() if packed else 0

@@ -1,0 +1,450 @@
+"""One cycle: compares an item's disks with the target's and ships what differs, until the point stands."""
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from agent.config import AgentConfig
+from agent.descent import Ask, Descent, Order
+from agent.errors import NeverSettled, SourceChanged, Stopped
+from agent.pace import Bucket, Compressor
+from agent.ports import Connect, SentRecord
+from agent.ship import Lane, Source, Tally, Work
+from agent.window import Window
+from agent.work import WorkQueue
+from disks.digestmap import DigestMap
+from disks.disk import Disk
+from disks.scan import RegionRun, scan
+from drcore.clock import Clock
+from drcore.errors import HomewardError
+from drcore.secret import Secret
+from drcore.units import BLOCK_BYTES, REGION_BYTES
+from wireproto.connection import SESSION_STREAM, Connection, Greeted, Received
+from wireproto.errors import ConnectionLost, MessageRefused, PeerReported
+from wireproto.handshake import DiskOffer, Hello, Purpose
+from wireproto.keys import RANDOM_BYTES, digest_secret
+from wireproto.link import Link
+from wireproto.messages import (
+    Bye,
+    Children,
+    Commit,
+    Differ,
+    DiskState,
+    DiskTotals,
+    Durable,
+    Mismatch,
+    Open,
+    Opened,
+    Published,
+    Report,
+    Scanned,
+    Unsettled,
+    error_of,
+    report_of,
+)
+
+SETTLE_ROUNDS_MAX: Final = 8
+"""Commits that may find blocks still due; each round sends them whole, so a second one is already strange."""
+REPORT_SECONDS_MAX: Final = 2.0
+"""How long a broken connection is asked for the reason that the peer may have given."""
+
+
+@dataclass(slots=True)
+class SyncDisk:
+    """One disk to bring home, opened by whoever calls."""
+
+    offer: DiskOffer
+    path: str
+    disk: Disk
+    digests: DigestMap
+    sent: SentRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReport:
+    """What was done for one disk."""
+
+    virtual_size: int
+    blocks_sent: int
+    sectors_sent: int
+    content_bytes: int
+    bytes_resent: int
+    root: bytes
+    target_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What one run did. Bytes are those on the data sockets."""
+
+    disks: tuple[DiskReport, ...]
+    bytes_sent: int
+    bytes_received: int
+    resumed: bool
+    point: bytes
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the run stands; written by its threads, read by whoever shows it."""
+
+    total_bytes: int = 0
+    scanned_bytes: int = 0
+    compared_bytes: int = 0
+    content_bytes: int = 0
+    durable_bytes: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _SourceRun:
+    stream: int
+    run: RegionRun
+
+
+@dataclass(frozen=True, slots=True)
+class _Scanned:
+    """Every source disk was read."""
+
+
+_Inbound: TypeAlias = "_SourceRun | _Scanned | Received | HomewardError"
+
+
+@dataclass(slots=True)
+class _Item:
+    source: Source
+    descent: Descent
+    path: str
+
+
+@dataclass(slots=True)
+class SyncPorts:
+    """What a run needs from outside."""
+
+    connect: Connect
+    clock: Clock
+    random: Callable[[int], bytes]
+    shared: Secret
+
+
+class Sync:
+    """One run of one cycle. `run` is called once; `stop` may be called from any thread or a signal handler."""
+
+    def __init__(self, config: AgentConfig, disks: list[SyncDisk], ports: SyncPorts, point: bytes) -> None:
+        self._config = config
+        self._ports = ports
+        self._disks = disks
+        self._point = point
+        self._inbox: queue.SimpleQueue[_Inbound] = queue.SimpleQueue()
+        self._work: WorkQueue[Work] = WorkQueue()
+        self._window = Window()
+        self._links: list[Link] = []
+        self._lanes: list[Lane] = []
+        self._threads: list[threading.Thread] = []
+        self._over = False
+        self._source_read = False
+        self._scanned_before = 0
+        secret = digest_secret(ports.shared, config.item.bytes).reveal()
+        self._items = [
+            _Item(
+                Source(stream, disk.disk, disk.digests, secret, disk.sent, Tally()),
+                Descent(disk.digests, secret),
+                disk.path,
+            )
+            for stream, disk in enumerate(disks, start=1)
+        ]
+        self.progress = Progress(total_bytes=sum(disk.offer.size for disk in disks))
+
+    def stop(self) -> None:
+        """The run ends with `Stopped` (HW-AGENT-007) as soon as it can."""
+        self._inbox.put(Stopped())
+
+    def run(self) -> SyncReport:
+        """The point is published and everything of it durable at home.
+
+        Errors: `Stopped`, `SourceChanged`, `ConnectionLost`, `PeerReported` and those of the disks.
+        """
+        try:
+            opened = self._open()
+            if opened.published != self._point:
+                self._start()
+                self._compare_and_ship()
+            self._links[0].send(SESSION_STREAM, Bye())
+            return self._report(opened.disks)
+        except HomewardError as error:
+            reason = self._reason(error)
+            self._fail(reason)
+            self._part(reason)
+            if reason is error:
+                raise
+            raise reason from error
+        finally:
+            self._end()
+
+    # Connecting
+
+    def _open(self) -> Opened:
+        """The session is open with all its lanes."""
+        first, opened = self._connect(Purpose.SESSION, 0, 0)
+        self._links.append(first)
+        if len(opened.disks) != len(self._disks) and opened.published != self._point:
+            raise MessageRefused(reason="an opening of other disks")
+        for lane in range(1, self._config.lanes):
+            link, _ = self._connect(Purpose.LANE, opened.session, lane)
+            self._links.append(link)
+        return opened
+
+    def _connect(self, purpose: Purpose, session: int, lane: int) -> tuple[Link, Opened]:
+        clock = self._ports.clock
+        connection = Connection(is_agent=True, shared=self._ports.shared)
+        link = Link(
+            connection,
+            self._ports.connect(),
+            threading.Lock(),
+            clock.monotonic,
+            self._ports.connect.peer,
+        )
+        try:
+            hello = Hello(
+                purpose,
+                self._config.item.bytes,
+                self._config.generation,
+                session,
+                lane,
+                int(clock.now() * 1000),
+                self._ports.random(RANDOM_BYTES),
+                tuple(disk.offer for disk in self._disks),
+            )
+            link.send_clear(connection.greet(hello))
+            if not isinstance(link.receive(), Greeted):
+                raise MessageRefused(reason="no welcome")
+            link.send(SESSION_STREAM, Open())
+            event = link.receive()
+            if isinstance(event, Received) and isinstance(event.message, Report):
+                raise error_of(event.message)
+            if not isinstance(event, Received) or not isinstance(event.message, Opened):
+                raise MessageRefused(reason="no opening")
+            return link, event.message
+        except BaseException:
+            link.close()
+            raise
+
+    def _start(self) -> None:
+        """Every loop runs: one that reads the sources, one that receives and one that ships for each lane."""
+        bucket = Bucket(self._config.bandwidth, self._ports.clock)
+        for number, link in enumerate(self._links):
+            self._thread(f"receive {number}", self._receive, number, link)
+            lane = Lane(
+                number,
+                link,
+                self._work,
+                self._window,
+                bucket,
+                Compressor(self._config.compression),
+                self._ports.clock,
+                self._fail,
+            )
+            self._lanes.append(lane)
+            lane.start()
+        self._thread("scan", self._scan)
+
+    def _thread(self, name: str, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    # The loops
+
+    def _scan(self) -> None:
+        """Every source disk was read into its digest map, and the comparing loop knows."""
+
+        def on_bytes(position: int) -> None:
+            if self._over:
+                raise Stopped()
+            self.progress.scanned_bytes = self._scanned_before + position
+
+        try:
+            for item in self._items:
+                source = item.source
+                for run in scan(source.disk, source.digests, source.secret, on_bytes):
+                    self._inbox.put(_SourceRun(source.stream, run))
+                self._scanned_before += source.digests.size
+            self._inbox.put(_Scanned())
+        except HomewardError as error:
+            self._fail(error)
+
+    def _receive(self, lane: int, link: Link) -> None:
+        """What the master target says goes to the comparing loop; acknowledgements free the window at once."""
+        try:
+            while True:
+                event = link.receive()
+                if not isinstance(event, Received):
+                    raise MessageRefused(reason="a clear message in a session")
+                match event.message:
+                    case Durable(sequence):
+                        freed = self._window.durable(lane, event.stream, sequence)
+                        self.progress.durable_bytes += freed
+                    case Report() as report:
+                        raise error_of(report)
+                    case _:
+                        self._inbox.put(_detached(event))
+        except HomewardError as error:
+            self._fail(error)
+
+    def _fail(self, error: HomewardError) -> None:
+        """Every loop that waits gets the error; the comparing loop raises the first one."""
+        if self._over:
+            return
+        self._window.fail(error)
+        self._work.fail(error)
+        self._inbox.put(error)
+
+    def _compare_and_ship(self) -> None:
+        rounds = 0
+        committed = False
+        while True:
+            self._give_orders()
+            if not committed and self._source_read and all(item.descent.settled for item in self._items):
+                self._work.settle()
+                self._commit()
+                committed = True
+            event = self._inbox.get()
+            if isinstance(event, HomewardError):
+                raise event
+            if isinstance(event, Received):
+                if isinstance(event.message, Published):
+                    return
+                if isinstance(event.message, Unsettled):
+                    rounds += 1
+                    committed = False
+                    if rounds > SETTLE_ROUNDS_MAX:
+                        blocks = sum(item.source.tally.blocks for item in self._items)
+                        raise NeverSettled(blocks=blocks, rounds=rounds)
+            self._apply(event)
+
+    def _apply(self, event: "_SourceRun | _Scanned | Received") -> None:
+        match event:
+            case _SourceRun(stream, run):
+                self._items[stream - 1].descent.source_scanned(run)
+            case _Scanned():
+                self._source_read = True
+            case Received(stream, _, Scanned() as told):
+                self._items[stream - 1].descent.target_scanned(told)
+            case Received(stream, _, Differ() as answer):
+                self._items[stream - 1].descent.answered(answer)
+            case Received(stream, _, Mismatch(blocks)):
+                self._items[stream - 1].descent.mismatched(blocks)
+            case Received(_, _, Unsettled()):
+                pass
+            case _:
+                raise MessageRefused(reason="a message to a master target")
+
+    def _give_orders(self) -> None:
+        for item in self._items:
+            while (order := item.descent.next()) is not None:
+                self._give(item, order)
+        compared = sum(
+            min(item.descent.compared_regions * REGION_BYTES, item.source.digests.size)
+            for item in self._items
+        )
+        self.progress.compared_bytes = compared
+        self.progress.content_bytes = sum(item.source.tally.content_bytes for item in self._items)
+        self.progress.bytes_sent = sum(link.bytes_sent for link in self._links)
+
+    def _give(self, item: _Item, order: Order) -> None:
+        if isinstance(order, Ask):
+            self._links[0].send(
+                item.source.stream, Children(order.level, order.node, memoryview(order.digests))
+            )
+        else:
+            self._work.put((item.source, order))
+
+    def _commit(self) -> None:
+        """The master target was asked to publish. Errors: `SourceChanged` (HW-AGENT-002)."""
+        totals = []
+        for item in self._items:
+            tally = item.source.tally
+            if tally.changed:
+                raise SourceChanged(
+                    path=item.path, blocks=len(tally.changed), offset=min(tally.changed) * BLOCK_BYTES
+                )
+            totals.append(DiskTotals(tally.frames, tally.plain_bytes, item.source.digests.root()))
+        self._links[0].send(SESSION_STREAM, Commit(self._point, bytes(16), tuple(totals)))
+
+    # The end
+
+    def _part(self, error: HomewardError) -> None:
+        """The master target knows why the run ends, unless it said so itself or is gone."""
+        if isinstance(error, ConnectionLost | PeerReported) or not self._links:
+            return
+        if self._links[0].connection.may_send:
+            with suppress(HomewardError):
+                message = Bye() if isinstance(error, Stopped) else report_of(error)
+                self._links[0].send(SESSION_STREAM, message)
+
+    def _reason(self, error: HomewardError) -> HomewardError:
+        """The error that ended the run; for a broken connection the peer's own reason, if one arrives soon."""
+        if not isinstance(error, ConnectionLost):
+            return error
+        deadline = self._ports.clock.monotonic() + REPORT_SECONDS_MAX
+        while (rest := deadline - self._ports.clock.monotonic()) > 0:
+            receiving = any(
+                thread.is_alive() for thread in self._threads if thread.name.startswith("receive")
+            )
+            try:
+                event = self._inbox.get(timeout=min(rest, 0.05))
+            except queue.Empty:
+                if receiving:
+                    continue
+                break
+            if isinstance(event, HomewardError) and not isinstance(event, ConnectionLost):
+                return event
+        return error
+
+    def _end(self) -> None:
+        """Every thread has ended and every connection is closed."""
+        self._over = True
+        self._window.fail(Stopped())
+        self._work.fail(Stopped())
+        for link in self._links:
+            link.close()
+        for thread in self._threads:
+            thread.join()
+        for lane in self._lanes:
+            lane.join()
+
+    def _report(self, states: tuple[DiskState, ...]) -> SyncReport:
+        disks = tuple(
+            DiskReport(
+                virtual_size=item.source.digests.size,
+                blocks_sent=item.source.tally.blocks,
+                sectors_sent=item.source.tally.sectors,
+                content_bytes=item.source.tally.content_bytes,
+                bytes_resent=item.source.tally.resent_bytes,
+                root=item.source.digests.root(),
+                target_bytes=state.target_bytes,
+            )
+            for item, state in zip(self._items, states, strict=True)
+        )
+        return SyncReport(
+            disks,
+            sum(link.bytes_sent for link in self._links),
+            sum(link.bytes_received for link in self._links),
+            any(state.resumed for state in states),
+            self._point,
+        )
+
+
+def _detached(event: Received) -> Received:
+    """The event with copies of the views that the next frame would overwrite."""
+    match event.message:
+        case Scanned(first, count, digests):
+            message: Scanned | Differ = Scanned(first, count, memoryview(bytes(digests)))
+        case Differ(level, node, differing, zero, sectors):
+            message = Differ(level, node, differing, zero, memoryview(bytes(sectors)))
+        case _:
+            return event
+    return Received(event.stream, event.sequence, message, event.plain_bytes)

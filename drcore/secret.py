@@ -1,0 +1,64 @@
+"""Key material, and the file in which the shared key lies until machines enrol."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from drcore.errors import HomewardError
+
+KEY_BYTES: Final = 32
+
+
+class Secret:
+    """Key material that never shows itself in a log, a repr or an error."""
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self, value: bytes) -> None:
+        self._bytes = bytes(value)
+
+    def reveal(self) -> bytes:
+        """The bytes themselves, for the derivation that needs them."""
+        return self._bytes
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+class KeyFileRefused(HomewardError):
+    """The key file cannot be used."""
+
+    code = "HW-CORE-001"
+    what = "the key file {path} cannot be used"
+    found = "{reason}"
+    expected = "a file of 32 random bytes, or 64 hexadecimal digits, that only its owner may read (mode 0600)"
+    remedy = "make one with: (umask 077; head -c 32 /dev/urandom > {path})  and copy it to both machines"
+    path: str
+    reason: str
+
+
+def read_key_file(path: Path) -> Secret:
+    """The shared key in the file. Errors: `KeyFileRefused` (HW-CORE-001), also when others may read it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            data = os.read(descriptor, 4 * KEY_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise KeyFileRefused(path=str(path), reason=error.strerror or str(error)) from error
+    if not stat.S_ISREG(mode) or stat.S_IMODE(mode) & 0o077:
+        reason = f"a file of mode {stat.S_IMODE(mode):04o}" if stat.S_ISREG(mode) else "no regular file"
+        raise KeyFileRefused(path=str(path), reason=reason)
+    if len(data) != KEY_BYTES:
+        try:
+            data = bytes.fromhex(data.decode().strip())
+        except ValueError:
+            data = b""
+    if len(data) != KEY_BYTES:
+        raise KeyFileRefused(path=str(path), reason="content of another length")
+    return Secret(data)

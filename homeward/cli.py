@@ -1,0 +1,441 @@
+"""The `homeward` command: verbs, options, exit codes. It decides nothing; it calls the roles and shows their words."""
+
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from drcore.errors import HomewardError
+from drcore.settings import SettingsError, parse_rate
+from homeward import show
+from homeward.errors import Defect, NotConfirmed, UsageRefused
+
+DONE, NO, ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+class Rate(click.ParamType[int]):
+    """A rate such as 50M."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_rate(str(value))
+        except SettingsError as error:
+            self.fail(str(error), param, ctx)
+
+
+FORMATS = ("raw", "vhd-fixed", "vhd-dynamic", "vmdk-monolithicSparse", "vmdk-monolithicFlat")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+path_argument = click.Path(path_type=Path)
+
+
+@dataclass(slots=True)
+class Run:
+    """What one call of the command carries from the group to its end."""
+
+    debug: bool = False
+    exit_code: int = DONE
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="homeward")
+@click.option("--debug", is_flag=True, help="Print a traceback when homeward itself is at fault.")
+@click.pass_obj
+def cli(run: Run, debug: bool) -> None:
+    """Brings failed-over machines home: compares disks, ships what differs, proves the result."""
+    run.debug = debug
+
+
+@cli.command()
+@click.argument("image", type=path_argument)
+@click.option(
+    "--format", "told", type=click.Choice(FORMATS), help="What the image is, when its name does not tell."
+)
+@json_option
+def info(image: Path, told: str | None, as_json: bool) -> None:
+    """Shows what a disk image is."""
+    from disks import catalogue
+    from disks.disk import Format
+
+    found = catalogue.inspect(image, Format(told) if told else None)
+    if as_json:
+        show.answer_json(
+            {
+                "format": found.format.value,
+                "virtual_size": found.virtual_size,
+                "allocated_bytes": found.allocated_bytes,
+                "grain_size": found.grain_size,
+            }
+        )
+        return
+    show.answer(f"format         {found.format.value}")
+    show.answer(f"virtual size   {show.size(found.virtual_size)} ({show.count(found.virtual_size)} bytes)")
+    show.answer(
+        f"allocated      {show.size(found.allocated_bytes)} ({show.count(found.allocated_bytes)} bytes)"
+    )
+    grain = show.size(found.grain_size) if found.grain_size else "none: the format allocates nothing"
+    show.answer(f"grain size     {grain}")
+
+
+@cli.command()
+@click.argument("source", type=path_argument)
+@click.argument("target", type=path_argument)
+@click.option("--source-format", type=click.Choice(FORMATS), help="What the source is.")
+@click.option("--target-format", type=click.Choice(FORMATS), help="What the target is.")
+@click.option("--allow-larger", is_flag=True, help="Accept a target that is larger than the source.")
+@json_option
+@click.pass_obj
+def compare(
+    run: Run,
+    source: Path,
+    target: Path,
+    source_format: str | None,
+    target_format: str | None,
+    allow_larger: bool,
+    as_json: bool,
+) -> None:
+    """Tells exactly what differs between two disks, and what a sync would send. Exit 0: equal, 1: different."""
+    from agent import measure
+    from agent.errors import Stopped
+    from disks import catalogue
+    from disks.disk import Format
+
+    began = time.monotonic()
+    stopped = _Interrupt()
+    first = catalogue.open_source(source, Format(source_format) if source_format else None)
+    second = catalogue.open_source(target, Format(target_format) if target_format else None)
+    measure.check_sizes(first, second, str(target), allow_larger=allow_larger)
+    found = measure.Measurement()
+
+    def standing() -> show.Standing:
+        return show.Standing(found.bytes_done, found.virtual_size, found.bytes_done, "comparing")
+
+    with stopped, show.progress(standing):
+        measure.measure(first, second, found, lambda: stopped.asked)
+    if stopped.asked:
+        raise Stopped()
+    first.close()
+    second.close()
+    run.exit_code = NO if found.blocks_changed else DONE
+    seconds = round(time.monotonic() - began, 3)
+    if as_json:
+        show.answer_json(
+            {
+                "virtual_size": found.virtual_size,
+                "block_size": 65536,
+                "blocks_total": found.blocks_total,
+                "blocks_changed": found.blocks_changed,
+                "sectors_changed": found.sectors_changed,
+                "bytes_changed": found.bytes_changed,
+                "bytes_zero": found.bytes_zero,
+                "bytes_to_send": found.bytes_to_send,
+                "bytes_to_send_is": "exact" if found.exact else "sampled",
+                "seconds": seconds,
+            }
+        )
+        return
+    if not found.blocks_changed:
+        show.answer(f"equal: {show.size(found.virtual_size)} compared in {show.duration(seconds)}")
+        return
+    about = "" if found.exact else "about "
+    show.answer(
+        f"different: {show.count(found.blocks_changed)} of {show.count(found.blocks_total)} blocks (64 KiB), "
+        f"in them {show.count(found.sectors_changed)} sectors (4 KiB), {show.size(found.bytes_changed)}"
+    )
+    show.answer(f"of those bytes {show.size(found.bytes_zero)} become zero")
+    show.answer(f"a sync would send {about}{show.size(found.bytes_to_send)} of content, compressed")
+    show.answer(f"compared {show.size(found.virtual_size)} in {show.duration(seconds)}")
+
+
+@cli.command()
+@click.argument("source", type=path_argument)
+@click.argument("target", type=path_argument)
+@click.option(
+    "--create", type=click.Choice(FORMATS), help="Create the target in this format when it does not exist."
+)
+@click.option("--source-format", type=click.Choice(FORMATS), help="What the source is.")
+@click.option("--target-format", type=click.Choice(FORMATS), help="What the target is.")
+@click.option(
+    "--bandwidth", type=Rate(), help="At most so many bytes a second on the wire, such as 50M or 50Mi."
+)
+@click.option(
+    "--compression", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True
+)
+@click.option("--allow-larger", is_flag=True, help="Accept a target that is larger than the source.")
+@click.option("--adopt", is_flag=True, help="The target is the right one: do not ask.")
+@click.option("--lanes", type=click.IntRange(1, 16), default=1, show_default=True, help="Connections to use.")
+@click.option(
+    "--state-directory",
+    type=path_argument,
+    envvar="HOMEWARD_STATE_DIRECTORY",
+    default="/var/lib/homeward/sync",
+    show_default=True,
+    help="Where a broken sync onto a device is remembered.",
+)
+@json_option
+def sync(
+    source: Path,
+    target: Path,
+    create: str | None,
+    source_format: str | None,
+    target_format: str | None,
+    bandwidth: int | None,
+    compression: str,
+    allow_larger: bool,
+    adopt: bool,
+    lanes: int,
+    state_directory: Path,
+    as_json: bool,
+) -> None:
+    """Brings TARGET up to date with SOURCE; only what differs is sent. A broken run goes on where it stopped."""
+    from agent.config import Compression
+    from disks.disk import Format
+    from homeward.local import LocalSync, SyncOrder
+
+    began = time.monotonic()
+    order = SyncOrder(
+        source=source.absolute(),
+        target=target,
+        create=create or "",
+        source_format=Format(source_format) if source_format else None,
+        target_format=Format(target_format) if target_format else None,
+        bandwidth=bandwidth,
+        compression=Compression(compression),
+        allow_larger=allow_larger,
+        adopt=adopt or _confirmed(target, target_format, state_directory),
+        lanes=lanes,
+    )
+    local = LocalSync(order, state_directory, lambda error, wait: None)
+    if target.exists() and not local.workplace.resumes:
+        show.say(f"{target}: its old content will be overwritten; there is no way back to it yet")
+    with _Interrupt(local.stop), show.progress(lambda: _standing(local.agent)):
+        report = local.run()
+    seconds = round(time.monotonic() - began, 3)
+    cpu = round(_cpu_seconds(), 3)
+    disk = report.disks[0]
+    if as_json:
+        show.answer_json(
+            {
+                "virtual_size": disk.virtual_size,
+                "blocks_sent": disk.blocks_sent,
+                "sectors_sent": disk.sectors_sent,
+                "bytes_sent": report.bytes_sent,
+                "bytes_received": report.bytes_received,
+                "bytes_resent": disk.bytes_resent,
+                "resumed": report.resumed,
+                "root": disk.root.hex(),
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+            }
+        )
+        return
+    _summary(report, seconds, cpu)
+
+
+def _summary(report: Any, seconds: float, cpu: float) -> None:
+    for disk in report.disks:
+        again = " (a broken run went on)" if report.resumed else ""
+        show.answer(f"done in {show.duration(seconds)}{again}: source and target hold the same")
+        show.answer(
+            f"sent      {show.count(disk.blocks_sent)} blocks, in them {show.count(disk.sectors_sent)} sectors, "
+            f"{show.size(disk.content_bytes)} of content"
+        )
+        if disk.bytes_resent:
+            show.answer(f"again     {show.size(disk.bytes_resent)} that a broken run had sent already")
+        show.answer(f"root      {disk.root.hex()}")
+    total = sum(disk.virtual_size for disk in report.disks)
+    show.answer(
+        f"network   {show.size(report.bytes_sent)} out, {show.size(report.bytes_received)} in, "
+        f"for {show.size(total)} of disk"
+    )
+    show.answer(f"CPU       {show.duration(cpu)}")
+
+
+def _standing(agent: Any) -> show.Standing:
+    if agent is None:
+        return show.Standing(0, 0, 0, "starting")
+    now = agent.progress
+    label = "comparing and sending" if now.compared_bytes < now.total_bytes else "sending the rest"
+    return show.Standing(now.compared_bytes, now.total_bytes, now.bytes_sent, label)
+
+
+def _confirmed(target: Path, told: str | None, state: Path) -> bool:
+    """Whether the operator has confirmed the target; in a script files need no confirmation, devices always do."""
+    from disks import catalogue
+    from disks.disk import Format
+    from homeward.local import Workplace
+
+    if not target.exists() or Workplace(target, state).resumes:
+        return False
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        return not target.is_block_device()
+    with_identity = catalogue.open_source(target, Format(told) if told else None)
+    found = catalogue.identity(with_identity)
+    with_identity.close()
+    show.say(f"target            {found.path}, {show.size(found.size)}")
+    show.say(f"disk UUID         {found.disk_uuid or 'none'}")
+    show.say(f"partition table   {found.partition_fingerprint or 'none'}")
+    show.say(f"file systems      {found.file_system_fingerprint or 'none'}")
+    if not click.confirm("Is this the disk to be overwritten?", default=False, err=True):
+        raise NotConfirmed(path=str(target))
+    return True
+
+
+@cli.group()
+def masttarget() -> None:
+    """The master target: receives disks at home."""
+
+
+@masttarget.command()
+@click.option("--config", "config_path", type=path_argument, required=True, help="The settings file (TOML).")
+@click.option("--once", is_flag=True, help="End after the first session.")
+@click.option("--until-stdin-closes", is_flag=True, help="End when whoever started it has gone.")
+@json_option
+def serve(config_path: Path, once: bool, until_stdin_closes: bool, as_json: bool) -> None:
+    """Listens for agents and writes what they send, until it is told to stop (SIGTERM, Ctrl-C)."""
+    from homeward.logs import log_to_stderr
+    from masttarget import config as settings
+    from masttarget.main import Master, check, stop_on_signals, stop_when_stdin_closes
+
+    found = settings.load(config_path)
+    check(found, config_path)
+    master = Master(found, log_to_stderr())
+    stop_on_signals(master.stop)
+    if until_stdin_closes:
+        stop_when_stdin_closes(master.stop)
+    host, port = master.address
+    if as_json:
+        show.answer_json({"listening": f"{host}:{port}", "host": host, "port": port})
+    else:
+        show.answer(f"listening on {host}:{port}")
+    sys.stdout.flush()
+    master.run(once=once)
+
+
+@cli.group()
+def agent() -> None:
+    """The agent: reads the disks of a failed-over machine and ships what differs."""
+
+
+@agent.command("sync")
+@click.option("--config", "config_path", type=path_argument, required=True, help="The settings file (TOML).")
+@json_option
+def agent_sync(config_path: Path, as_json: bool) -> None:
+    """Runs one cycle: brings the item's disks at the master target up to date."""
+    from agent import config as settings
+    from agent.main import Agent
+
+    began = time.monotonic()
+
+    def on_retry(error: HomewardError, wait: float) -> None:
+        show.say(f"{error}")
+        show.say(f"connecting again in {show.duration(wait)}")
+
+    role = Agent(settings.load(config_path), on_retry)
+    with _Interrupt(role.stop), show.progress(lambda: _standing(role)):
+        report = role.run()
+    seconds = round(time.monotonic() - began, 3)
+    cpu = round(_cpu_seconds(), 3)
+    if not as_json:
+        _summary(report, seconds, cpu)
+        return
+    disks = [
+        {
+            "virtual_size": disk.virtual_size,
+            "blocks_sent": disk.blocks_sent,
+            "sectors_sent": disk.sectors_sent,
+            "bytes_resent": disk.bytes_resent,
+            "root": disk.root.hex(),
+        }
+        for disk in report.disks
+    ]
+    show.answer_json(
+        {
+            "disks": disks,
+            "bytes_sent": report.bytes_sent,
+            "bytes_received": report.bytes_received,
+            "resumed": report.resumed,
+            "point": report.point.hex(),
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+        }
+    )
+
+
+class _Interrupt:
+    """Within it, Ctrl-C and SIGTERM ask the work to stop instead of tearing it down."""
+
+    def __init__(self, stop: Callable[[], None] | None = None) -> None:
+        self._stop = stop
+        self.asked = False
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        if self._stop is not None:
+            self._stop()
+
+    def __enter__(self) -> None:
+        self._before = [signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), self._before, strict=True):
+            signal.signal(number, handler)
+
+
+def _cpu_seconds() -> float:
+    """User and system time of this process and of those it has waited for."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _fail(error: HomewardError, code: int) -> NoReturn:
+    if "--json" in sys.argv[1:]:
+        show.answer_json(error.as_json())
+    show.say(str(error))
+    sys.exit(code)
+
+
+def _defect(error: BaseException) -> Defect:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
+    return Defect(
+        kind=type(error).__name__, place=place, reason=" ".join(str(error).split()) or "no reason given"
+    )
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 the answer is no, 2 a coded error, 130 interrupted."""
+    from agent.errors import Stopped
+
+    run = Run()
+    try:
+        cli.main(standalone_mode=False, obj=run)
+    except Stopped as error:
+        _fail(error, INTERRUPTED)
+    except HomewardError as error:
+        _fail(error, ERROR)
+    except click.exceptions.Abort:
+        _fail(Stopped(), INTERRUPTED)
+    except KeyboardInterrupt:
+        _fail(Stopped(), INTERRUPTED)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "homeward"
+        _fail(UsageRefused(reason=error.format_message(), help=f"{command} --help"), ERROR)
+    except BrokenPipeError:
+        sys.exit(ERROR)
+    except Exception as error:
+        if run.debug:
+            traceback.print_exc()
+        _fail(_defect(error), ERROR)
+    sys.exit(run.exit_code)

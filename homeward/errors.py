@@ -1,0 +1,87 @@
+"""What can go wrong at the front door."""
+
+from drcore.errors import HomewardError
+
+
+class UsageRefused(HomewardError):
+    """The command line makes no sense."""
+
+    code = "HW-HOME-001"
+    what = "the command line cannot be understood"
+    found = "{reason}"
+    expected = "a command as homeward --help shows it"
+    remedy = "see: {help}"
+    reason: str
+    help: str
+
+
+class Defect(HomewardError):
+    """Homeward failed in a way that nobody foresaw."""
+
+    code = "HW-HOME-002"
+    what = "homeward has a defect"
+    found = "{kind} at {place}: {reason}"
+    expected = "no such failure"
+    remedy = "run homeward --debug with the same command and report what it prints; nothing durable is lost"
+    kind: str
+    place: str
+    reason: str
+
+
+class DirectoryMissing(HomewardError):
+    """The directory of the target does not exist."""
+
+    code = "HW-HOME-003"
+    what = "the directory {path} for the target does not exist"
+    found = "nothing, or no directory, at that path"
+    expected = "a directory in which the target is or will be created"
+    remedy = "check the path, mount the datastore, or make the directory"
+    path: str
+
+
+class MasttargetDied(HomewardError):
+    """The master-target process of a local sync ended by itself."""
+
+    code = "HW-HOME-004"
+    what = "the master target process ended by itself"
+    found = "{status}"
+    expected = "a process that runs until the sync is done"
+    remedy = "run the same command again: it goes on where it stopped; its log is {log}"
+    status: str
+    log: str
+
+
+class NotConfirmed(HomewardError):
+    """The operator did not confirm that the target may be overwritten."""
+
+    code = "HW-HOME-005"
+    what = "the target {path} was not confirmed"
+    found = "the answer no"
+    expected = "yes"
+    remedy = "nothing was changed; run the command again with the right target"
+    path: str
+
+
+class SameDisk(HomewardError):
+    """Source and target are the same disk."""
+
+    code = "HW-HOME-006"
+    what = "source and target are the same disk"
+    found = "{path} as both"
+    expected = "two different disks"
+    remedy = "check the two paths"
+    path: str
+
+
+class LocalStateDamaged(HomewardError):
+    """What an earlier run of sync left cannot be read."""
+
+    code = "HW-HOME-007"
+    what = "what an earlier run left in {path} cannot be used"
+    found = "{reason}"
+    expected = "the files of an earlier run of sync"
+    remedy = (
+        "remove the directory and run the same command again: it compares from the start, nothing is lost"
+    )
+    path: str
+    reason: str

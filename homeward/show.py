@@ -1,0 +1,139 @@
+"""What people see: progress on stderr, summaries, sizes and times in plain words. Scripts get JSON instead."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+LINE_SECONDS: Final = 10.0
+FRAME_SECONDS: Final = 0.2
+RATE_SECONDS: Final = 10.0
+"""The rate and the ETA speak of so many seconds that have just passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a long piece of work stands. `done` and `total` measure the bar; `moved` is what the rate speaks of."""
+
+    done: int
+    total: int
+    moved: int
+    label: str
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that leaves three or four digits."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(number: int) -> str:
+    """A number with its thousands apart."""
+    return f"{number:,}"
+
+
+class _Rate:
+    """Bytes a second and time left, from the last seconds."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int, int]] = []
+
+    def add(self, now: float, standing: Standing) -> tuple[float, float | None]:
+        self._seen.append((now, standing.done, standing.moved))
+        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_SECONDS:
+            self._seen.pop(0)
+        then, done, moved = self._seen[0]
+        passed = max(now - then, 1e-6)
+        speed = (standing.done - done) / passed
+        left = (standing.total - standing.done) / speed if speed > 0 else None
+        return (standing.moved - moved) / passed, left
+
+
+def _line(standing: Standing, rate: float, left: float | None) -> str:
+    share = 100 * standing.done / standing.total if standing.total else 100.0
+    eta = f"{duration(left)} left" if left is not None else "time left not known yet"
+    return (
+        f"{standing.label}: {share:.0f} % of {size(standing.total)}, {size(standing.moved)} so far, "
+        f"{size(rate)}/s, {eta}"
+    )
+
+
+@contextmanager
+def progress(standing: Callable[[], Standing]) -> Iterator[None]:
+    """While the block runs, stderr shows where it stands: a live bar on a terminal, else a line every ten seconds."""
+    over = threading.Event()
+    show = _bar if sys.stderr.isatty() else _lines
+    thread = threading.Thread(target=show, args=(standing, over), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _lines(standing: Callable[[], Standing], over: threading.Event) -> None:
+    rate = _Rate()
+    rate.add(time.monotonic(), standing())
+    while not over.wait(LINE_SECONDS):
+        now = standing()
+        say(_line(now, *rate.add(time.monotonic(), now)))
+
+
+def _bar(standing: Callable[[], Standing], over: threading.Event) -> None:
+    # Imported here: a script never pays for it.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[words]}"),
+    )
+    rate = _Rate()
+    with Progress(*columns, console=console, expand=True) as bar:
+        task = bar.add_task(standing().label, total=1, words="")
+        while True:
+            last = over.wait(FRAME_SECONDS)
+            now = standing()
+            speed, left = rate.add(time.monotonic(), now)
+            eta = "done" if last else f"ETA {duration(left)}" if left is not None else "ETA unknown"
+            words = f"{size(now.moved)}  {size(speed)}/s  {eta}"
+            bar.update(task, total=max(now.total, 1), completed=now.done, description=now.label, words=words)
+            if last:
+                return
+
+
+def say(text: str) -> None:
+    """A line for people on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def answer(text: str) -> None:
+    """A line of the result on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def answer_json(found: dict[str, Any]) -> None:
+    """The one JSON object on stdout."""
+    sys.stdout.write(json.dumps(found) + "\n")

@@ -1,0 +1,61 @@
+"""Where target disks, journals and digest maps are on this machine."""
+
+import os
+from pathlib import Path
+
+from disks import catalogue
+from disks.digestmap import DigestMap
+from disks.disk import Disk, Format
+from disks.image import Image
+from masttarget.adapters.journal_directory import JournalDirectory
+from masttarget.config import DiskConfig
+
+
+class LocalStore:
+    """See `masttarget.ports.TargetStore`. Large digest maps go to files in `scratch`, made when needed."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+
+    def exists(self, disk: DiskConfig) -> bool:
+        return os.path.lexists(disk.path)
+
+    def open(self, disk: DiskConfig) -> Disk:
+        return catalogue.open_target(disk.path, _told(disk.format))
+
+    def create(self, disk: DiskConfig, size: int) -> Disk:
+        return catalogue.create(disk.path, Format(disk.create), size)
+
+    def identity(self, disk: Disk) -> dict[str, str]:
+        assert isinstance(disk, Image)
+        found = catalogue.identity(disk)
+        return {
+            "uuid": found.disk_uuid or "none",
+            "path": found.path,
+            "size": str(found.size),
+            "partition table": found.partition_fingerprint or "none",
+            "file systems": found.file_system_fingerprint or "none",
+        }
+
+    def file_marks(self, disk: DiskConfig) -> tuple[tuple[int, int, int], ...]:
+        if not disk.path.is_file():
+            return ()
+        # A VMDK descriptor's extents are named after it and lie beside it.
+        extents = sorted(disk.path.parent.glob(f"{disk.path.stem}-*{disk.path.suffix}"))
+        found = [path.stat() for path in (disk.path, *extents)]
+        return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
+
+    def change_mark(self, disk: Disk) -> str:
+        assert isinstance(disk, Image)
+        return catalogue.change_mark(disk) or ""
+
+    def journal(self, disk: DiskConfig) -> JournalDirectory:
+        return JournalDirectory(disk.journal)
+
+    def new_map(self, disk: DiskConfig, size: int) -> DigestMap:
+        directory = disk.journal if disk.journal.is_dir() else self._scratch
+        return DigestMap(size, directory)
+
+
+def _told(name: str) -> Format | None:
+    return Format(name) if name else None

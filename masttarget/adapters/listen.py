@@ -1,0 +1,107 @@
+"""The data port: accepts connections, gives each a thread, hangs up on those that do not prove themselves in time."""
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from drcore.clock import Clock
+from drcore.limits import HANDSHAKE_SECONDS_MAX, SEND_SECONDS_MAX, UNPROVED_CONNECTIONS_MAX
+from drcore.secret import Secret
+from masttarget.errors import ListenFailed
+from wireproto.connection import Connection
+from wireproto.link import Link
+
+_BACKLOG: Final = 128
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
+
+Serve = Callable[[Link, Callable[[], None]], None]
+
+
+class Listener:
+    """Listens from the moment it is made. Errors: `ListenFailed` (HW-MT-015)."""
+
+    def __init__(self, host: str, port: int, shared: Secret, clock: Clock) -> None:
+        self._shared = shared
+        self._clock = clock
+        self._unproved = threading.BoundedSemaphore(UNPROVED_CONNECTIONS_MAX)
+        self._threads: set[threading.Thread] = set()
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ListenFailed(address=f"{host}:{port}", reason=reason) from error
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that are really listened on."""
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    def run(self, serve: Serve) -> None:
+        """Accepts until `close`."""
+        while True:
+            try:
+                accepted, peer = self._socket.accept()
+            except OSError:
+                return
+            if not self._unproved.acquire(blocking=False):
+                accepted.close()
+                continue
+            thread = threading.Thread(
+                target=self._serve, args=(accepted, f"{peer[0]}:{peer[1]}", serve), name="lane", daemon=True
+            )
+            self._threads.add(thread)
+            thread.start()
+
+    def close(self) -> None:
+        """No connection is accepted any more."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def join(self) -> None:
+        """Every connection's thread has ended (their links have been closed before)."""
+        for thread in list(self._threads):
+            thread.join()
+
+    def _serve(self, accepted: socket.socket, peer: str, serve: Serve) -> None:
+        unproved = [True]
+
+        def prove() -> None:
+            if unproved.pop():
+                deadline.cancel()
+                self._unproved.release()
+
+        # The deadline is for the whole handshake: a byte now and then does not prolong it.
+        deadline = threading.Timer(HANDSHAKE_SECONDS_MAX, lambda: _hang_up(accepted))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            prepare(accepted)
+            connection = Connection(is_agent=False, shared=self._shared)
+            serve(Link(connection, accepted, threading.Lock(), self._clock.monotonic, peer), prove)
+        finally:
+            deadline.cancel()
+            if unproved:
+                self._unproved.release()
+            _hang_up(accepted)
+            accepted.close()
+            self._threads.discard(threading.current_thread())
+
+
+def prepare(stream: socket.socket) -> None:
+    """Small messages go at once; a peer that has vanished, or takes nothing for too long, is noticed."""
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        stream.setsockopt(socket.IPPROTO_TCP, option, value)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS_MAX, 0))
+
+
+def _hang_up(stream: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        stream.shutdown(socket.SHUT_RDWR)

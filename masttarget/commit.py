@@ -1,0 +1,133 @@
+"""Group commit of one disk: what was applied becomes durable in batches, in the order that the contract asks for.
+
+Target flushed, then the applied record durable, then the acknowledgement. A failed step is final: the disk takes
+no more.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from disks.disk import Disk
+from drcore.clock import Clock
+from drcore.errors import HomewardError
+from drcore.limits import COMMIT_BYTES, COMMIT_SECONDS
+from masttarget.journal import AppliedFrame, Journal
+from masttarget.target import Applied
+
+Acknowledge = Callable[[int, int], None]
+"""Called with (stream, sequence) once every frame of the stream up to there is durable; may not raise."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    frames: list[AppliedFrame] = field(default_factory=list)
+    due: dict[Acknowledge, dict[int, int]] = field(default_factory=dict)
+    written_bytes: int = 0
+    since: float = 0.0
+
+
+class GroupCommit:
+    """The committing loop of one disk, a thread of its own from `start` to `stop`."""
+
+    def __init__(
+        self, disk: Disk, journal: Journal, clock: Clock, on_failure: Callable[[HomewardError], None]
+    ) -> None:
+        self._disk = disk
+        self._journal = journal
+        self._clock = clock
+        self._on_failure = on_failure
+        self._changed = threading.Condition()
+        self._batch = _Batch()
+        self._committing = False
+        self._urgent = False
+        self._stopping = False
+        self.failure: HomewardError | None = None
+        self.durable_bytes = 0
+        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+
+    def start(self) -> None:
+        """The loop runs."""
+        self._thread.start()
+
+    def add(
+        self, session: int, stream: int, sequence: int, applied: Applied, acknowledge: Acknowledge
+    ) -> None:
+        """The frame's effects will be made durable and acknowledged. Errors: the failure that stopped the disk."""
+        with self._changed:
+            self._raise_failure()
+            batch = self._batch
+            if not batch.due:
+                batch.since = self._clock.monotonic()
+                self._changed.notify_all()
+            batch.frames.append(AppliedFrame(session, stream, sequence, tuple(applied.runs)))
+            batch.due.setdefault(acknowledge, {})[stream] = sequence
+            batch.written_bytes += applied.written_bytes
+            if batch.written_bytes >= COMMIT_BYTES:
+                self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Everything added before is durable and acknowledged. Errors: the failure that stopped the disk."""
+        with self._changed:
+            self._urgent = True
+            self._changed.notify_all()
+            while (self._batch.due or self._committing) and self.failure is None:
+                self._changed.wait()
+            self._urgent = False
+            self._raise_failure()
+
+    def stop(self) -> None:
+        """The loop has ended; what was added before is durable, unless the disk failed."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def _due(self) -> bool:
+        """Whether the batch has to be committed now; waits no longer than the rest of its time otherwise."""
+        batch = self._batch
+        if not batch.due:
+            self._changed.wait()
+            return False
+        if self._urgent or self._stopping or batch.written_bytes >= COMMIT_BYTES:
+            return True
+        rest = batch.since + COMMIT_SECONDS - self._clock.monotonic()
+        if rest <= 0:
+            return True
+        self._changed.wait(rest)
+        return False
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._stopping and not self._batch.due) and not self._due():
+                    pass
+                if not self._batch.due:
+                    return
+                batch, self._batch = self._batch, _Batch()
+                self._committing = True
+            try:
+                self._commit(batch)
+            except HomewardError as error:
+                with self._changed:
+                    self.failure = error
+                    self._batch = _Batch()
+                self._on_failure(error)
+            with self._changed:
+                self._committing = False
+                self._changed.notify_all()
+                if self.failure is not None:
+                    return
+
+    def _commit(self, batch: _Batch) -> None:
+        if batch.written_bytes:
+            self._disk.flush()
+        self._journal.append_applied(batch.frames)
+        self.durable_bytes += batch.written_bytes
+        for acknowledge, streams in batch.due.items():
+            for stream, sequence in streams.items():
+                acknowledge(stream, sequence)

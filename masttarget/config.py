@@ -1,0 +1,84 @@
+"""The master target's settings, read once from a TOML file. docs/configuration.md describes every key."""
+
+import tomllib
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drcore.settings import SettingsError, Table
+from masttarget.errors import ConfigRefused
+
+DEFAULT_STATE = Path("/var/lib/homeward/masttarget")
+
+
+@dataclass(frozen=True, slots=True)
+class DiskConfig:
+    """One target disk. `create` is a format's name or empty; `journal` is where its journal directory goes."""
+
+    item: uuid.UUID
+    disk: uuid.UUID
+    path: Path
+    format: str
+    create: str
+    allow_larger: bool
+    adopt: bool
+    journal: Path
+
+
+@dataclass(frozen=True, slots=True)
+class MasttargetConfig:
+    """All settings of the role."""
+
+    host: str
+    port: int
+    key_file: Path
+    state_directory: Path
+    disks: tuple[DiskConfig, ...] = field(default=())
+
+
+def load(path: Path) -> MasttargetConfig:
+    """The settings in the file. Errors: `ConfigRefused` (HW-MT-014); an unknown key is one."""
+    try:
+        with path.open("rb") as file:
+            found = tomllib.load(file)
+        return _read(found)
+    except (OSError, tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
+        raise ConfigRefused(path=str(path), reason=str(error)) from error
+
+
+def _read(found: dict[str, Any]) -> MasttargetConfig:
+    top = Table("", found)
+    role = top.table("masttarget")
+    host, port = role.address("listen", "127.0.0.1:9443")
+    state = role.path("state_directory", DEFAULT_STATE)
+    key_file = role.path("key_file")
+    role.end()
+    disks = tuple(_disk(table, state) for table in top.tables("disk"))
+    top.end()
+    if len({disk.disk for disk in disks}) != len(disks):
+        raise SettingsError("two [[disk]] tables have the same disk UUID")
+    if len({disk.path for disk in disks}) != len(disks):
+        raise SettingsError("two [[disk]] tables have the same path")
+    return MasttargetConfig(host, port, key_file, state, disks)
+
+
+def _disk(table: Table, state: Path) -> DiskConfig:
+    path = table.path("path")
+    disk = table.uuid("disk")
+    # A file's journal lies beside it, so that it moves with the datastore; a device has no beside.
+    journal = (
+        state / f"{disk}.homeward" if path.is_block_device() else path.with_name(path.name + ".homeward")
+    )
+    config = DiskConfig(
+        item=table.uuid("item"),
+        disk=disk,
+        path=path,
+        format=table.text("format", ""),
+        create=table.text("create", ""),
+        allow_larger=table.flag("allow_larger", default=False),
+        adopt=table.flag("adopt", default=False),
+        journal=journal,
+    )
+    table.end()
+    return config

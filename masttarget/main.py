@@ -1,0 +1,89 @@
+"""Wires the master target: settings, key, disks, port; runs until it is told to stop."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from disks.disk import Format
+from drcore.clock import SystemClock
+from drcore.secret import read_key_file
+from masttarget.adapters.files import LocalStore
+from masttarget.adapters.listen import Listener
+from masttarget.config import MasttargetConfig
+from masttarget.errors import ConfigRefused
+from masttarget.ports import Log, TargetStore
+from masttarget.receive import Reception
+
+
+class Master:
+    """A master target that listens. `run` serves; `stop`, from any thread or a signal, ends it in order."""
+
+    def __init__(self, config: MasttargetConfig, log: Log, store: TargetStore | None = None) -> None:
+        clock = SystemClock()
+        shared = read_key_file(config.key_file)
+        self._log = log
+        self._once = False
+        self._idle = threading.Event()
+        self._listener = Listener(config.host, config.port, shared, clock)
+        self._reception = Reception(
+            config.disks,
+            shared,
+            store or LocalStore(config.state_directory),
+            clock,
+            os.urandom,
+            log,
+            self._session_ended,
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that are really listened on."""
+        return self._listener.address
+
+    def run(self, *, once: bool = False) -> None:
+        """Serves until `stop`; with `once`, until the first session has ended."""
+        self._once = once
+        host, port = self.address
+        self._log("listening", host=host, port=port)
+        self._listener.run(self._reception.serve)
+        self._reception.stop()
+        self._listener.join()
+        self._log("stopped")
+
+    def stop(self) -> None:
+        """No more connections; `run` closes every disk in order and returns."""
+        self._listener.close()
+
+    def _session_ended(self) -> None:
+        if self._once:
+            self.stop()
+
+
+def check(config: MasttargetConfig, path: Path) -> None:
+    """Every format that the settings name is one. Errors: `ConfigRefused` (HW-MT-014)."""
+    names = {kind.value for kind in Format}
+    for disk in config.disks:
+        for name in (disk.format, disk.create):
+            if name and name not in names:
+                reason = f"{name!r} is no format; one of {', '.join(sorted(names))}"
+                raise ConfigRefused(path=str(path), reason=reason)
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """SIGTERM and SIGINT end the role in order."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threading.Thread(target=stop, name="stop").start())
+
+
+def stop_when_stdin_closes(stop: Callable[[], None]) -> None:
+    """Whoever started the role has gone when its end of stdin closes."""
+
+    def wait() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        stop()
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()

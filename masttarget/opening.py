@@ -1,0 +1,220 @@
+"""From a configured disk to an open target: existence, identity, size, and what an earlier run left."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from disks.digestmap import DigestMap
+from disks.disk import Disk
+from drcore.clock import Clock
+from drcore.errors import HomewardError
+from drcore.units import parts
+from masttarget.commit import GroupCommit
+from masttarget.config import DiskConfig
+from masttarget.errors import (
+    JournalDamaged,
+    NotAdopted,
+    OtherTarget,
+    TargetFailed,
+    TargetLarger,
+    TargetMissing,
+    TargetTooSmall,
+)
+from masttarget.journal import CleanClose, CycleRecord, Journal
+from masttarget.ports import TargetStore
+from masttarget.target import TargetDisk
+
+FORMAT_SECTOR_BYTES = 512
+"""VHD and VMDK hold whole sectors: the last one of an odd source is filled up with zeroes."""
+
+
+NOBODY = 0
+"""The session number of no session: sessions count from 1."""
+
+
+@dataclass(slots=True)
+class OpenDisk:
+    """A target that is open, with its journal and its committing loop."""
+
+    config: DiskConfig
+    target: TargetDisk
+    journal: Journal
+    record: CycleRecord
+    commit: GroupCommit
+    resumed: bool
+    empty: bool
+    published_before: bytes
+    """The point that an earlier run published but did not tidy up after; empty when there is none."""
+
+    def begin(self, generation: int, session: int) -> None:
+        """The session is durable as the disk's current one; older ones are fenced off and their writes over."""
+        if self.commit.failure is not None:
+            raise TargetFailed(path=str(self.config.path), reason=str(self.commit.failure))
+        record = replace(self.record, generation=generation, session=session, closed=None)
+        self.journal.store(record)
+        self.record = record
+        self.target.take_over(session)
+        self.commit.settle()
+
+    def publish(self, point: bytes) -> None:
+        """The point is durable."""
+        self.record = replace(self.record, published=point.hex())
+        self.journal.store(self.record)
+
+    def close(self, store: TargetStore) -> None:
+        """The disk is closed. An open cycle's digest map is kept if it is true; a published one's journal is gone."""
+        self.target.take_over(NOBODY)
+        self.commit.stop()
+        failed = self.commit.failure is not None
+        if not failed and self.target.known and not self.record.published:
+            self.target.disk.flush()
+        change_mark = store.change_mark(self.target.disk)
+        self.target.disk.close()
+        if self.record.published:
+            self.journal.remove()
+        elif self.target.known and not failed and (files := store.file_marks(self.config)):
+            root = self.journal.keep_map(self.target.digests.windows())
+            self.journal.store(replace(self.record, closed=CleanClose(files, change_mark, root)))
+        self.target.digests.close()
+
+
+def open_disk(
+    config: DiskConfig,
+    source_bytes: int,
+    secret: bytes,
+    store: TargetStore,
+    clock: Clock,
+    on_failure: Callable[[HomewardError], None],
+) -> OpenDisk:
+    """The target is open, checked and ours. Errors: HW-MT-003 to 007, 012, 013 and those of opening a disk."""
+    journal = store.journal(config)
+    record = journal.load()
+    published = bytes.fromhex(record.published) if record else b""
+    if record is not None and record.published:  # finished, but not tidied up any more
+        journal.remove()
+        record = None
+    if record is not None and (record.disk != config.disk.hex or record.item != config.item.hex):
+        raise JournalDamaged(path=journal.path, reason=f"the journal of disk {record.disk}")
+    resumed, empty = record is not None, not store.exists(config)
+    if empty:
+        disk, record = _create(config, source_bytes, store, journal)
+    else:
+        disk = store.open(config)
+    try:
+        if not empty:
+            record = _recognise(config, source_bytes, store, journal, record, disk)
+        assert record is not None
+        target = TargetDisk(
+            disk, source_bytes, secret, lambda: store.new_map(config, source_bytes), empty=empty
+        )
+        _remember(target, journal, record, store, config)
+        journal.start_applied(config.disk.bytes)
+    except BaseException:
+        disk.close()
+        raise
+    commit = GroupCommit(disk, journal, clock, on_failure)
+    commit.start()
+    return OpenDisk(config, target, journal, record, commit, resumed, empty, published)
+
+
+def _create(
+    config: DiskConfig, source_bytes: int, store: TargetStore, journal: Journal
+) -> tuple[Disk, CycleRecord]:
+    if not config.create:
+        raise TargetMissing(path=str(config.path))
+    record = CycleRecord(
+        item=config.item.hex,
+        disk=config.disk.hex,
+        generation=0,
+        session=0,
+        source_bytes=source_bytes,
+        created=True,
+        identity={},
+    )
+    journal.store(record)  # before the disk: a killed creation is then known to be ours
+    size = source_bytes if config.create == "raw" else _whole_sectors(source_bytes)
+    disk = store.create(config, size)
+    record = replace(record, identity=store.identity(disk))
+    journal.store(record)
+    return disk, record
+
+
+def _whole_sectors(size: int) -> int:
+    return parts(size, FORMAT_SECTOR_BYTES) * FORMAT_SECTOR_BYTES
+
+
+def _recognise(
+    config: DiskConfig,
+    source_bytes: int,
+    store: TargetStore,
+    journal: Journal,
+    record: CycleRecord | None,
+    disk: Disk,
+) -> CycleRecord:
+    """The cycle's record, once identity and size fit."""
+    identity = store.identity(disk)
+    ours = record is not None and record.created and not record.identity
+    if record is None and not config.adopt:
+        raise NotAdopted(path=str(config.path), identity=describe(identity))
+    if record is not None and not ours and not same_disk(record.identity, identity):
+        raise OtherTarget(
+            path=str(config.path),
+            found_identity=describe(identity),
+            adopted_identity=describe(record.identity),
+            journal=journal.path,
+        )
+    path, size = str(config.path), disk.size
+    if size < source_bytes:
+        raise TargetTooSmall(path=path, target_bytes=size, source_bytes=source_bytes)
+    if size > source_bytes and size != _whole_sectors(source_bytes) and not config.allow_larger:
+        raise TargetLarger(path=path, target_bytes=size, source_bytes=source_bytes)
+    if record is not None and not ours:
+        return record
+    return CycleRecord(
+        item=config.item.hex,
+        disk=config.disk.hex,
+        generation=record.generation if record else 0,
+        session=record.session if record else 0,
+        source_bytes=source_bytes,
+        created=record is not None,
+        identity=identity,
+    )
+
+
+def describe(identity: dict[str, str]) -> str:
+    """The identity as one line for people."""
+    return ", ".join(f"{name} {value}" for name, value in identity.items())
+
+
+STABLE = ("uuid", "path", "size")
+"""What a sync does not change; partition table and file systems become the source's while it runs."""
+
+
+def same_disk(one: dict[str, str], other: dict[str, str]) -> bool:
+    """Whether both identities are of one disk."""
+    return all(one.get(name) == other.get(name) for name in STABLE)
+
+
+def _remember(
+    target: TargetDisk, journal: Journal, record: CycleRecord, store: TargetStore, config: DiskConfig
+) -> None:
+    """The digest map is the kept one if nothing changed since the last clean close; else the disk will be read."""
+    if target.known or record.source_bytes != target.data_bytes:
+        return
+    closed = record.closed
+    if closed is None:
+        target.claim(run for frame in journal.read_applied(config.disk.bytes) for run in frame.runs)
+        return
+    if (store.file_marks(config), store.change_mark(target.disk)) != (closed.files, closed.change_mark):
+        return
+    pieces = journal.kept_map(closed.map_root)
+    if pieces is None:
+        return
+    first = 0
+    kept: DigestMap = target.digests
+    for piece in pieces:
+        if first + len(piece) // 16 > kept.blocks:
+            return
+        if any(piece):
+            kept.write(first, piece)
+        first += len(piece) // 16
+    target.known = first == kept.blocks

@@ -1,0 +1,57 @@
+"""What the master target needs from outside."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from disks.digestmap import DigestMap
+from disks.disk import Disk
+from masttarget.config import DiskConfig
+from masttarget.journal import Journal
+
+
+class TargetStore(Protocol):
+    """Where target disks and their journals are."""
+
+    def exists(self, disk: DiskConfig) -> bool:
+        """Whether there is something at the target's path."""
+        ...
+
+    def open(self, disk: DiskConfig) -> Disk:
+        """The existing target, opened for writing and locked. Errors: those of `disks.open_target`."""
+        ...
+
+    def create(self, disk: DiskConfig, size: int) -> Disk:
+        """A new target of `size` bytes in the configured format. Errors: those of `disks.create`."""
+        ...
+
+    def identity(self, disk: Disk) -> dict[str, str]:
+        """What tells this disk from others, for the identity record and for people."""
+        ...
+
+    def file_marks(self, disk: DiskConfig) -> tuple[tuple[int, int, int], ...]:
+        """(inode, size, modification time in ns) of each of the files; empty for a device, which has none of it."""
+        ...
+
+    def change_mark(self, disk: Disk) -> str:
+        """What the format itself changes whenever somebody writes; empty where it has no such thing."""
+        ...
+
+    def journal(self, disk: DiskConfig) -> Journal:
+        """The disk's journal."""
+        ...
+
+    def new_map(self, disk: DiskConfig, size: int) -> DigestMap:
+        """An empty digest map for `size` bytes."""
+        ...
+
+
+class Log(Protocol):
+    """Where events go."""
+
+    def __call__(self, event: str, /, **facts: object) -> None:
+        """The event is told, with its facts; never block contents or keys."""
+        ...
+
+
+RandomBytes = Callable[[int], bytes]
+"""So many bytes that nobody can guess."""

@@ -1,0 +1,398 @@
+"""The dialogue with the agents: who may send for which item, and what each message brings about."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from drcore.clock import Clock
+from drcore.errors import HomewardError
+from drcore.limits import IDLE_SECONDS_MAX
+from drcore.secret import Secret
+from masttarget.commit import Acknowledge
+from masttarget.config import DiskConfig
+from masttarget.errors import Diverged, Fenced, Stopping, UnknownDisk, UnknownItem
+from masttarget.opening import OpenDisk, open_disk
+from masttarget.ports import Log, RandomBytes, TargetStore
+from masttarget.target import Applied
+from wireproto.connection import SESSION_STREAM, Greeted, Received
+from wireproto.errors import ConnectionLost, MessageRefused, NotProved
+from wireproto.handshake import Hello, Purpose
+from wireproto.keys import RANDOM_BYTES, digest_secret
+from wireproto.link import Link
+from wireproto.messages import (
+    EMPTY,
+    Bye,
+    Children,
+    Commit,
+    Data,
+    DiskState,
+    DiskTotals,
+    Durable,
+    Message,
+    Mismatch,
+    Open,
+    Opened,
+    Published,
+    Report,
+    Scanned,
+    Unsettled,
+    Zeroes,
+    report_of,
+)
+
+
+@dataclass(slots=True)
+class Session:
+    """The current session of an item. `primary` is its first lane, which carries the dialogue."""
+
+    number: int
+    generation: int
+    primary: Link
+    disks: list[OpenDisk]
+    links: list[Link] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    plain_bytes: list[int] = field(default_factory=list)
+    arrived: threading.Condition = field(default_factory=threading.Condition)
+    ended: bool = False
+    finished: bool = False
+    published: bytes = bytes(16)
+    scanner: threading.Thread | None = None
+
+    def count(self, disk: int, plain_bytes: int) -> None:
+        """One more frame of new content was applied."""
+        with self.arrived:
+            self.frames[disk] += 1
+            self.plain_bytes[disk] += plain_bytes
+            self.arrived.notify_all()
+
+    def wait_for(self, totals: tuple[DiskTotals, ...], deadline: float, clock: Clock) -> None:
+        """As many frames as the commit tells of were applied, or the deadline has passed, or the session ended."""
+        with self.arrived:
+            while any(total.frames > got for total, got in zip(totals, self.frames, strict=True)):
+                rest = deadline - clock.monotonic()
+                if rest <= 0 or self.ended:
+                    return
+                self.arrived.wait(rest)
+
+    def end(self, error: HomewardError | None) -> None:
+        """Nothing more is received in this session; the agent is told why, where it still listens."""
+        with self.arrived:
+            if self.ended:
+                return
+            self.ended = True
+            self.arrived.notify_all()
+        for link in self.links:
+            if error is None:
+                link.close()
+            else:
+                part(link, error)
+
+    def wait_for_scan(self) -> None:
+        """The scan of an ended session is over: nothing of it uses the digest map any more."""
+        if self.scanner is not None and self.scanner is not threading.current_thread():
+            self.scanner.join()
+
+
+class Reception:
+    """All items, their open disks and current sessions. `serve` is called once for each connection, in its thread."""
+
+    def __init__(
+        self,
+        disks: tuple[DiskConfig, ...],
+        shared: Secret,
+        store: TargetStore,
+        clock: Clock,
+        random: RandomBytes,
+        log: Log,
+        on_session_end: Callable[[], None],
+    ) -> None:
+        self._configs = {disk.disk.bytes: disk for disk in disks}
+        self._items = {disk.item.bytes for disk in disks}
+        self._shared = shared
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._log = log
+        self._on_session_end = on_session_end
+        self._lock = threading.Lock()
+        self._open: dict[bytes, OpenDisk] = {}
+        self._sessions: dict[bytes, Session] = {}
+        self._published: dict[bytes, bytes] = {}
+        self._stopping = False
+
+    def serve(self, link: Link, proved: Callable[[], None]) -> None:
+        """The connection is over; `proved` was called when the peer had shown that it holds the key."""
+        session = None
+        try:
+            hello = self._greet(link)
+            proved()
+            session = (self._join if hello.purpose is Purpose.LANE else self._begin)(link, hello)
+            self._converse(link, session)
+        except HomewardError as error:
+            self._log("connection ended", peer=link.peer, code=error.code, error=str(error))
+            part(link, error)
+            if session is not None:
+                session.end(error)
+            link.drain()
+        finally:
+            link.close()
+            if session is not None:
+                session.end(None)
+                if link is session.primary:
+                    self._ended(session)
+
+    def stop(self) -> None:
+        """Every session is over and every disk closed in order; digest maps that are true are kept."""
+        with self._lock:
+            self._stopping = True
+            sessions, self._sessions = list(self._sessions.values()), {}
+        for session in sessions:
+            session.end(Stopping())
+            session.wait_for_scan()
+        with self._lock:
+            disks, self._open = list(self._open.values()), {}
+        for disk in disks:
+            disk.close(self._store)
+
+    # The handshake
+
+    def _greet(self, link: Link) -> Hello:
+        """The peer holds the key and is there now: its Hello is no replay."""
+        event = link.receive()
+        if not isinstance(event, Greeted) or not isinstance(event.message, Hello):
+            raise MessageRefused(reason="no hello")
+        hello = event.message
+        link.send_clear(link.connection.welcome(self._random(RANDOM_BYTES), int(self._clock.now() * 1000)))
+        event = link.receive()
+        if not isinstance(event, Received) or not isinstance(event.message, Open):
+            raise NotProved()
+        if hello.item not in self._items:
+            raise UnknownItem(item=hello.item.hex())
+        for offer in hello.disks:
+            config = self._configs.get(offer.disk)
+            if config is None or config.item.bytes != hello.item:
+                raise UnknownDisk(disk=offer.disk.hex())
+        return hello
+
+    # Sessions
+
+    def _begin(self, link: Link, hello: Hello) -> Session:
+        """A new session is durable, older ones are fenced off, the agent knows of it."""
+        with self._lock:
+            if self._stopping:
+                raise Stopping()
+            secret = digest_secret(self._shared, hello.item).reveal()
+            disks = [self._disk(offer.disk, offer.size, secret) for offer in hello.disks]
+            newest = max(disk.record.generation for disk in disks)
+            number = 1 + max(disk.record.session for disk in disks)
+            if hello.generation < newest:
+                raise Fenced(
+                    session=0,
+                    generation=hello.generation,
+                    current_session=number - 1,
+                    current_generation=newest,
+                )
+            for disk in disks:
+                disk.begin(hello.generation, number)
+            older = self._sessions.pop(hello.item, None)
+            session = Session(
+                number, hello.generation, link, disks, [link], [0] * len(disks), [0] * len(disks)
+            )
+            self._sessions[hello.item] = session
+            published = self._published.get(hello.item, bytes(16))
+        if older is not None:
+            older.end(
+                Fenced(
+                    session=older.number,
+                    generation=older.generation,
+                    current_session=number,
+                    current_generation=hello.generation,
+                )
+            )
+            older.wait_for_scan()
+        self._log("session began", peer=link.peer, item=hello.item.hex(), session=number)
+        states = tuple(DiskState(disk.target.disk.size, disk.empty, disk.resumed) for disk in disks)
+        link.send(SESSION_STREAM, Opened(number, published, states))
+        session.scanner = threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True)
+        session.scanner.start()
+        return session
+
+    def _disk(self, disk: bytes, size: int, secret: bytes) -> OpenDisk:
+        """The disk, open; one that is still open from a session that broke off goes on as it is."""
+        found = self._open.get(disk)
+        if found is not None and found.target.data_bytes == size and not found.record.published:
+            found.resumed, found.empty = True, False
+            return found
+        if found is not None:
+            found.close(self._store)
+            del self._open[disk]
+        opened = open_disk(
+            self._configs[disk],
+            size,
+            secret,
+            self._store,
+            self._clock,
+            lambda error: self._failed(disk, error),
+        )
+        self._open[disk] = opened
+        if opened.published_before:
+            self._published[opened.config.item.bytes] = opened.published_before
+        return opened
+
+    def _failed(self, disk: bytes, error: HomewardError) -> None:
+        """The sessions that write to a disk that has failed are told and over."""
+        for session in list(self._sessions.values()):
+            if any(one.config.disk.bytes == disk for one in session.disks):
+                self._log("disk failed", disk_id=disk.hex(), code=error.code, error=str(error))
+                session.end(error)
+
+    def _join(self, link: Link, hello: Hello) -> Session:
+        """One more lane of the current session."""
+        with self._lock:
+            session = self._sessions.get(hello.item)
+            if session is None or session.ended or session.number != hello.session:
+                raise Fenced(
+                    session=hello.session,
+                    generation=hello.generation,
+                    current_session=session.number if session else 0,
+                    current_generation=session.generation if session else 0,
+                )
+            session.links.append(link)
+        link.send(SESSION_STREAM, Opened(session.number, bytes(16), ()))
+        return session
+
+    def _ended(self, session: Session) -> None:
+        session.wait_for_scan()
+        with self._lock:
+            for item, current in list(self._sessions.items()):
+                if current is session:
+                    del self._sessions[item]
+            if session.finished:
+                for disk in session.disks:
+                    if self._open.get(disk.config.disk.bytes) is disk:
+                        del self._open[disk.config.disk.bytes]
+                        disk.close(self._store)
+        self._log("session ended", session=session.number, finished=session.finished)
+        self._on_session_end()
+
+    # The dialogue
+
+    def _scan(self, session: Session) -> None:
+        """The agent knows the digest of every region of every disk."""
+
+        def on_bytes(_: int) -> None:
+            if session.ended:
+                raise Stopping()
+
+        try:
+            for stream, disk in enumerate(session.disks, start=1):
+                for run in disk.target.scanned(on_bytes):
+                    digests = EMPTY if run.digest is None else memoryview(run.digest)
+                    session.primary.send(stream, Scanned(run.first, run.count, digests))
+                if disk.target.lost:
+                    self._log(
+                        "acknowledged blocks were lost by the medium",
+                        disk_id=disk.config.disk.hex,
+                        blocks=len(disk.target.lost),
+                        first=disk.target.lost[0],
+                    )
+        except HomewardError as error:
+            if not session.ended:
+                session.end(error)
+
+    def _converse(self, link: Link, session: Session) -> None:
+        def acknowledge(stream: int, sequence: int) -> None:
+            with suppress(HomewardError):
+                link.send(stream, Durable(sequence))
+
+        while True:
+            event = link.receive()
+            if session.ended:
+                continue  # the agent was told; what it had under way is thrown away
+            if not isinstance(event, Received):
+                raise MessageRefused(reason="a clear message in a session")
+            match event.message:
+                case Bye():
+                    session.finished = session.published != bytes(16)
+                    return
+                case Report() as report:
+                    self._log("agent gave up", peer=link.peer, code=report.code, error=report.what)
+                    return
+                case Commit() as commit:
+                    self._commit(link, session, commit)
+                case message:
+                    self._content(link, session, event, message, acknowledge)
+
+    def _content(
+        self, link: Link, session: Session, event: Received, message: Message, acknowledge: Acknowledge
+    ) -> None:
+        disk = session.disks[event.stream - 1]
+        match message:
+            case Children():
+                link.send(event.stream, disk.target.answer(message))
+                return
+            case Data():
+                applied = disk.target.apply(message, session.number, session.generation)
+            case Zeroes():
+                applied = disk.target.clear(message, session.number, session.generation)
+            case _:
+                raise MessageRefused(reason=f"{type(message).__name__} to a master target")
+        self._applied(session, event, disk, applied, acknowledge)
+
+    def _applied(
+        self, session: Session, event: Received, disk: OpenDisk, applied: Applied, acknowledge: Acknowledge
+    ) -> None:
+        if applied.mismatched:
+            session.primary.send(event.stream, Mismatch(tuple(applied.mismatched)))
+        disk.commit.add(session.number, event.stream, event.sequence, applied, acknowledge)
+        session.count(event.stream - 1, event.plain_bytes)
+
+    def _commit(self, link: Link, session: Session, commit: Commit) -> None:
+        """The point is published, or the agent knows what is still due. Errors: `Diverged` (HW-MT-009)."""
+        if len(commit.disks) != len(session.disks) or link is not session.primary:
+            raise MessageRefused(reason="a commit that does not fit the session")
+        session.wait_for(commit.disks, self._clock.monotonic() + IDLE_SECONDS_MAX, self._clock)
+        for disk in session.disks:
+            disk.commit.settle()
+        if any(disk.target.mismatched for disk in session.disks):
+            link.send(SESSION_STREAM, Unsettled())
+            return
+        for index, (disk, total) in enumerate(zip(session.disks, commit.disks, strict=True)):
+            root = disk.target.digests.root()
+            counted = (session.frames[index], session.plain_bytes[index])
+            if root != total.root or counted != (total.frames, total.plain_bytes) or not disk.target.known:
+                raise Diverged(
+                    disk=disk.config.disk.hex,
+                    source_root=total.root.hex(),
+                    target_root=root.hex(),
+                    source_frames=total.frames,
+                    target_frames=counted[0],
+                    source_bytes=total.plain_bytes,
+                    target_bytes=counted[1],
+                )
+        for disk in session.disks:
+            disk.publish(commit.point)
+        session.published = self._published[session.disks[0].config.item.bytes] = commit.point
+        self._log("point published", session=session.number, point=commit.point.hex())
+        link.send(SESSION_STREAM, Published(commit.point))
+
+
+PARTING_SECONDS = 2.0
+"""How long an agent that was told why gets to hang up by itself."""
+
+
+def part(link: Link, error: HomewardError) -> None:
+    """The peer knows why, as far as it can still be told; it hangs up, or is hung up on soon."""
+    if isinstance(error, ConnectionLost):
+        link.close()
+        return
+    with suppress(HomewardError):
+        if not link.connection.established:
+            link.send_clear(link.connection.refuse(error))
+        elif link.connection.may_send:
+            link.send(SESSION_STREAM, report_of(error))
+    link.finish()
+    timer = threading.Timer(PARTING_SECONDS, link.close)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,247 @@
+"""The owner of one target disk: compares it, applies data to it, knows what it holds.
+
+One lock guards what is changed here; a session may touch the disk only while it is the current one, so taking the
+lock to change sessions also waits for the writes in flight (fencing).
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from _native import compare, digest, pack
+from disks.digestmap import DigestMap
+from disks.disk import Disk
+from disks.scan import RegionRun, remembered, scan
+from drcore.units import (
+    BLOCK_BYTES,
+    BLOCK_SECTORS,
+    DIGEST_BYTES,
+    REGION_SPANS,
+    SPAN_BLOCKS,
+    SPAN_BYTES,
+    bit_runs,
+    parts,
+)
+from masttarget.errors import BlockRefused, DataMalformed, Fenced
+from wireproto.errors import LimitExceeded, MessageRefused
+from wireproto.messages import EMPTY, Children, Data, Differ, Zeroes
+
+_SECTOR_DIGESTS = BLOCK_SECTORS * DIGEST_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedRun:
+    """New digests of `count` blocks from `first` on, as they go into the applied record; none stands for all zero."""
+
+    first: int
+    count: int
+    digests: bytes
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one frame did to the disk."""
+
+    runs: list[AppliedRun] = field(default_factory=list)
+    written_bytes: int = 0
+    mismatched: list[int] = field(default_factory=list)
+
+
+class TargetDisk:
+    """One target disk and its digest map. `data_bytes` is the source's size; what lies beyond is left alone."""
+
+    def __init__(
+        self, disk: Disk, data_bytes: int, secret: bytes, new_map: Callable[[], DigestMap], *, empty: bool
+    ) -> None:
+        self.disk = disk
+        self.data_bytes = data_bytes
+        self.blocks = parts(data_bytes, BLOCK_BYTES)
+        self.last_block_bytes = data_bytes - max(self.blocks - 1, 0) * BLOCK_BYTES
+        self.digests = new_map()
+        self.known = empty
+        self.lock = threading.Lock()
+        self.session = 0
+        self.mismatched: set[int] = set()
+        self._secret = secret
+        self._new_map = new_map
+        self.claims: DigestMap | None = None
+        self.lost: list[int] = []
+        self._span = memoryview(bytearray(SPAN_BYTES))
+        self._block = memoryview(bytearray(BLOCK_BYTES))
+        self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
+
+    # Comparing
+
+    def scanned(self, on_bytes: Callable[[int], None]) -> Iterator[RegionRun]:
+        """Every region of the disk, ascending: read if its content is not known yet, else from the digest map."""
+        if self.known:
+            yield from remembered(self.digests, self._secret)
+            return
+        self.digests.close()
+        self.digests = self._new_map()
+        for run in scan(self.disk, self.digests, self._secret, on_bytes):
+            if self.claims is not None:
+                self._check_claims(self.claims, run)
+            yield run
+        self.known = True
+        self.claims = None
+
+    def claim(self, runs: Iterable[AppliedRun]) -> None:
+        """These blocks were acknowledged before an unclean stop: the next reading of the disk checks them."""
+        self.claims = self._new_map()
+        for run in runs:
+            if run.first + run.count > self.blocks:
+                continue  # of a larger source: the size check of this session decides, not an old record
+            if run.digests:
+                self.claims.write(run.first, run.digests)
+            else:
+                self.claims.clear(run.first, run.count)
+
+    def _check_claims(self, claims: DigestMap, run: RegionRun) -> None:
+        """Blocks that were acknowledged before a crash and do not read so now are in `lost`."""
+        for region in range(run.first, run.first + run.count):
+            first = region * SPAN_BLOCKS * REGION_SPANS
+            count = min(SPAN_BLOCKS * REGION_SPANS, self.blocks - first)
+            claimed = claims.read(first, count)
+            if not any(claimed):
+                continue
+            for start, length in compare.extents(claimed, self.digests.read(first, count)):
+                for block in range(start, start + length):
+                    if any(claimed[block * DIGEST_BYTES : (block + 1) * DIGEST_BYTES]):
+                        self.lost.append(first + block)
+
+    def answer(self, asked: Children) -> Differ:
+        """Which of the asked children differ here. Errors: `LimitExceeded`, `MessageRefused`."""
+        first_block = asked.node * (SPAN_BLOCKS if asked.level == 1 else SPAN_BLOCKS * REGION_SPANS)
+        if first_block >= self.blocks:
+            raise LimitExceeded(field="node of CHILDREN", value=asked.node, limit=self.blocks // SPAN_BLOCKS)
+        own = (
+            self.digests.read(first_block, min(SPAN_BLOCKS, self.blocks - first_block))
+            if asked.level == 1
+            else self.digests.spans_of(asked.node, self._secret)
+        )
+        if len(own) != len(asked.digests):
+            raise MessageRefused(
+                reason=f"{len(asked.digests) // DIGEST_BYTES} children where there are others"
+            )
+        differing = compare.differing(own, asked.digests)
+        zero = compare.zeroes(own) & differing
+        if asked.level != 1:
+            return Differ(asked.level, asked.node, differing, zero, EMPTY)
+        wanted = differing & ~zero & ~compare.zeroes(asked.digests)
+        return Differ(1, asked.node, differing, zero, self._sectors(first_block, wanted))
+
+    def _sectors(self, first_block: int, wanted: int) -> memoryview:
+        """Sector digests of the wanted blocks of a span, read from the disk."""
+        if not wanted:
+            return EMPTY
+        out = memoryview(bytearray(wanted.bit_count() * _SECTOR_DIGESTS))
+        with self.lock:
+            length = min(SPAN_BYTES, self.data_bytes - first_block * BLOCK_BYTES)
+            for start, count in bit_runs(wanted):
+                begin, end = start * BLOCK_BYTES, min((start + count) * BLOCK_BYTES, length)
+                self.disk.read(first_block * BLOCK_BYTES + begin, self._span[begin:end])
+            digest.digest_sectors(self._span[:length], self._secret, wanted, out)
+        return out
+
+    # Applying
+
+    def take_over(self, session: int) -> None:
+        """The session is the current one; writes of older ones are over and no more will be."""
+        with self.lock:
+            self.session = session
+            self.mismatched.clear()
+
+    def _guard(self, session: int, generation: int) -> None:
+        if session != self.session:
+            raise Fenced(
+                session=session,
+                generation=generation,
+                current_session=self.session,
+                current_generation=generation,
+            )
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """After a failure the digest map no longer speaks for the medium: the disk is read again before it is used."""
+        try:
+            yield
+        except Fenced:
+            raise
+        except BaseException:
+            self.known = False
+            raise
+
+    def apply(self, data: Data, session: int, generation: int) -> Applied:
+        """The frame's entries are on the disk (not yet durable) and in the digest map.
+
+        Blocks whose sectors did not add up to the sealed digest are left as they were and named. Errors: `Fenced`,
+        `BlockRefused`, `DataMalformed`, those of `Disk.write`.
+        """
+        applied, position = Applied(), 0
+        with self.lock, self._doubting():
+            self._guard(session, generation)
+            try:
+                while position < len(data.entries):
+                    position = self._apply_next(data.entries, position, applied)
+            except pack.Mismatch as error:
+                raise BlockRefused(block=error.block) from error
+            except pack.Malformed as error:
+                raise DataMalformed(reason=str(error)) from error
+        return applied
+
+    def _apply_next(self, entries: memoryview, position: int, applied: Applied) -> int:
+        block, sectors, _, _, following = pack.entry(entries, position)
+        if block >= self.blocks:
+            raise DataMalformed(reason=f"block {block} of a disk of {self.blocks} blocks")
+        size = self.last_block_bytes if block == self.blocks - 1 else BLOCK_BYTES
+        if sectors == (1 << parts(size, 4096)) - 1:
+            following, first, count, length = pack.unpack(
+                entries, position, self.blocks, self.last_block_bytes, self._secret, self._span, self._found
+            )
+            self.disk.write(first * BLOCK_BYTES, self._span[:length])
+            self._note(first, bytes(self._found[: count * DIGEST_BYTES]), applied)
+            applied.written_bytes += length
+            return following
+        content = self._block[:size]
+        self.disk.read(block * BLOCK_BYTES, content)
+        following, matches = pack.unpack_patch(
+            entries, position, self.blocks, self.last_block_bytes, self._secret, content
+        )
+        if not matches:
+            applied.mismatched.append(block)
+            self.mismatched.add(block)
+            return following
+        # Only from the first to the last sector that changed: what lies between is what was read.
+        begin = (sectors & -sectors).bit_length() - 1
+        start, end = begin * 4096, min(sectors.bit_length() * 4096, size)
+        self.disk.write(block * BLOCK_BYTES + start, content[start:end])
+        self._note(block, bytes(entries[position + 16 : position + 32]), applied)
+        applied.written_bytes += end - start
+        return following
+
+    def _note(self, first: int, digests: bytes, applied: Applied) -> None:
+        self.digests.write(first, digests)
+        count = len(digests) // DIGEST_BYTES
+        applied.runs.append(AppliedRun(first, count, digests))
+        if self.mismatched:
+            self.mismatched.difference_update(range(first, first + count))
+
+    def clear(self, zeroes: Zeroes, session: int, generation: int) -> Applied:
+        """The ranges read as zeroes (not yet durable). Errors as `apply`."""
+        applied = Applied()
+        with self.lock, self._doubting():
+            self._guard(session, generation)
+            for first, count in zeroes.ranges:
+                if first + count > self.blocks:
+                    raise DataMalformed(reason=f"blocks {first} to {first + count} of {self.blocks}")
+                start = first * BLOCK_BYTES
+                end = min((first + count) * BLOCK_BYTES, self.data_bytes)
+                self.disk.zero(start, end - start)
+                self.digests.clear(first, count)
+                applied.runs.append(AppliedRun(first, count, b""))
+                applied.written_bytes += end - start
+                if self.mismatched:
+                    self.mismatched.difference_update(range(first, first + count))
+        return applied

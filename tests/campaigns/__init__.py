@@ -1,0 +1,1 @@
+"""Long campaigns: many seeded rounds against one promise, closed by one line `NAME: n of N`."""

@@ -1,0 +1,101 @@
+"""Every message comes out as it went in; what is cut, too long or out of bounds does not come out at all."""
+
+import pytest
+
+from drcore.errors import HomewardError
+from wireproto.errors import MessageRefused
+from wireproto.messages import (
+    EMPTY,
+    PREFIX,
+    Bye,
+    Children,
+    Commit,
+    Data,
+    Differ,
+    DiskState,
+    DiskTotals,
+    Durable,
+    Message,
+    Mismatch,
+    Open,
+    Opened,
+    Published,
+    Report,
+    Scanned,
+    Unsettled,
+    Zeroes,
+    decode,
+    encode,
+)
+
+MESSAGES: list[Message] = [
+    Open(),
+    Opened(9, b"p" * 16, (DiskState(1 << 40, True, False), DiskState(0, False, True))),
+    Scanned(3, 2, memoryview(b"s" * 32)),
+    Scanned(0, 262144, EMPTY),
+    Children(2, 5, memoryview(b"c" * 1024)),
+    Children(1, 99, memoryview(b"c" * 16)),
+    Differ(2, 5, (1 << 64) - 1, 1, EMPTY),
+    Differ(1, 99, 0b111, 0b010, memoryview(b"d" * 512)),
+    Data(2, memoryview(b"entries")),
+    Zeroes(((0, 1), (1 << 29, 12))),
+    Durable(2**63),
+    Mismatch((1, 2, 1 << 30)),
+    Commit(b"p" * 16, b"q" * 16, (DiskTotals(1, 2, b"r" * 32),)),
+    Published(b"p" * 16),
+    Unsettled(),
+    Report("HW-MT-001", "was", "fand", "wollte", "tu ö"),
+    Bye(),
+]
+
+
+def plain(message: Message) -> bytes:
+    return b"".join(bytes(piece) for piece in encode(message))
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
+    assert decode(memoryview(plain(message))) == message
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_cut_short_or_with_bytes_behind_is_refused(message: Message) -> None:
+    whole = plain(message)
+    for size in range(len(whole)):
+        if isinstance(message, Data) and size >= PREFIX.size:
+            continue  # a data frame's entries are checked where they are unpacked
+        with pytest.raises(HomewardError):
+            decode(memoryview(whole[:size]))
+    if not isinstance(message, Data):
+        with pytest.raises(HomewardError):
+            decode(memoryview(whole + b"\0"))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        PREFIX.pack(0, 0, 0, 0, 0, 0),
+        PREFIX.pack(99, 0, 0, 0, 0, 0),
+        PREFIX.pack(1, 0, 0, 7, 0, 0),
+        PREFIX.pack(3, 1, 0, 0, 2**32 - 1, 2**63),
+        PREFIX.pack(4, 0, 3, 0, 0, 0),
+        PREFIX.pack(4, 0, 1, 0, 65, 0) + bytes(65 * 16),
+        PREFIX.pack(4, 0, 1, 0, 1, 2**60) + bytes(16),
+        PREFIX.pack(5, 0, 1, 0, 0, 0) + b"\0" * 8 + b"\1" + b"\0" * 7,
+        PREFIX.pack(6, 0, 0, 0, 2**31, 0),
+        PREFIX.pack(7, 0, 0, 0, 1, 0) + (2**63).to_bytes(8, "little") + b"\1" + bytes(7),
+        PREFIX.pack(7, 0, 0, 0, 1, 0) + bytes(16),
+        PREFIX.pack(9, 0, 0, 0, 2**31, 0),
+        PREFIX.pack(13, 0, 0, 0, 4, 0) + bytes(8),
+        PREFIX.pack(13, 0, 0, 0, 5, 0) + b"\xff\xff" + bytes(8),
+    ],
+    ids=range(14),
+)
+def test_a_field_out_of_bounds_is_a_coded_error(hostile: bytes) -> None:
+    with pytest.raises(HomewardError):
+        decode(memoryview(hostile))
+
+
+def test_a_report_of_another_number_of_texts_is_refused() -> None:
+    with pytest.raises(MessageRefused):
+        decode(memoryview(PREFIX.pack(13, 0, 0, 0, 5, 0) + b"\0\0" * 4))

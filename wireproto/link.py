@@ -1,0 +1,120 @@
+"""One connection over any pipe of bytes: moves them between a lent transport and the sans-I/O `Connection`."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from typing import Protocol
+
+from wireproto.connection import Connection, Event
+from wireproto.errors import ConnectionLost
+from wireproto.messages import Message
+
+
+class Transport(Protocol):
+    """A pipe of bytes; a connected socket is one. Failures are `OSError`."""
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Waits for bytes and puts some into `buffer`; 0 when the peer has closed."""
+        ...
+
+    def sendall(self, data: memoryview | bytes, /) -> None:
+        """Returns when all bytes were taken."""
+        ...
+
+    def shutdown(self, how: int, /) -> None:
+        """With 2: no byte moves any more in either direction; whoever waits in the pipe is woken."""
+        ...
+
+    def close(self) -> None:
+        """The pipe is given back."""
+        ...
+
+
+class Link:
+    """A connection that moves: one thread receives; any thread sends, one at a time under `lock`.
+
+    Counts what crosses the pipe in both directions, headers and tags included.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        transport: Transport,
+        lock: AbstractContextManager[object],
+        monotonic: Callable[[], float],
+        peer: str,
+    ) -> None:
+        self.connection = connection
+        self.peer = peer
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._transport = transport
+        self._lock = lock
+        self._monotonic = monotonic
+
+    def receive(self) -> Event:
+        """The next event; waits for it. Errors: `ConnectionLost` and everything that `Connection.fed` raises."""
+        while True:
+            try:
+                count = self._transport.recv_into(self.connection.wanted())
+            except OSError as error:
+                raise self._lost(error) from error
+            if count == 0:
+                raise ConnectionLost(peer=self.peer, reason="the other end closed it")
+            self.bytes_received += count
+            events = self.connection.fed(count)
+            if events:
+                return events[0]
+
+    def send(self, stream: int, message: Message) -> tuple[int, int]:
+        """The message is on its way; answers its sequence and the bytes of its frame. Errors: `ConnectionLost`."""
+        with self._lock:
+            sequence = self.connection.sequence(stream)
+            frame = self.connection.send(stream, message, self._monotonic())
+            self._push(frame)
+            return sequence, len(frame)
+
+    def send_data(self, stream: int, count: int, plain: memoryview) -> tuple[int, int]:
+        """As `send`, for a data frame that already stands in `plain` (see `Connection.send_data`)."""
+        with self._lock:
+            sequence = self.connection.sequence(stream)
+            frame = self.connection.send_data(stream, count, plain, self._monotonic())
+            self._push(frame)
+            return sequence, len(frame)
+
+    def send_clear(self, data: bytes) -> None:
+        """Bytes of the handshake are on their way."""
+        with self._lock:
+            self._push(data)
+
+    def _push(self, data: memoryview | bytes) -> None:
+        try:
+            self._transport.sendall(data)
+        except OSError as error:
+            raise self._lost(error) from error
+        self.bytes_sent += len(data)
+
+    def finish(self) -> None:
+        """Nothing more is sent; what was sent still arrives."""
+        with suppress(OSError):
+            self._transport.shutdown(1)
+
+    def drain(self) -> None:
+        """The peer has closed, or the pipe was closed here; what it still sent is thrown away.
+
+        Closing a socket with unread bytes would make the peer lose what it was told last.
+        """
+        scrap = memoryview(bytearray(65536))
+        with suppress(OSError):
+            while self._transport.recv_into(scrap):
+                pass
+
+    def close(self) -> None:
+        """The pipe is given back; a thread that waits in `receive` gets `ConnectionLost`."""
+        with suppress(OSError):  # not connected any more: closed all the same
+            self._transport.shutdown(2)
+        self._transport.close()
+
+    def _lost(self, error: OSError) -> ConnectionLost:
+        if isinstance(error, TimeoutError):
+            return ConnectionLost(peer=self.peer, reason="no byte moved for too long")
+        return ConnectionLost(peer=self.peer, reason=error.strerror or str(error))
