@@ -16,7 +16,7 @@ from pathlib import Path
 
 from drcore.errors import HomewardError
 from simlab.azure.actions import Actions
-from simlab.azure.arm import ResourceManager
+from simlab.azure.arm import Manners, ResourceManager
 from simlab.azure.blobs import Azurite, PageBlobs
 from simlab.azure.certificate import write_certificate
 from simlab.azure.control import Control
@@ -62,16 +62,8 @@ async def serve(options: argparse.Namespace, inventory: Inventory, azurite: Azur
     blob_server = Server(front, blob_connections, (certificate, key))
     blobs = PageBlobs(azurite, scratch / "shadows")
     actions = Actions(estate, operations, blobs, inventory.seconds, blob_server.url, scratch / "volumes")
-    manager = ResourceManager(
-        actions,
-        operations,
-        faults,
-        journal,
-        arm_connections,
-        token=options.token,
-        retry_after_seconds=inventory.retry_after_seconds,
-        page_size=inventory.page_size,
-    )
+    manners = Manners(options.token, inventory.retry_after_seconds, inventory.page_size)
+    manager = ResourceManager(actions, faults, journal, arm_connections, manners)
     arm_server = Server(manager, arm_connections, (certificate, key))
     control_server = Server(Control(actions, faults, journal).application(), Connections(), None)
     servers = (blob_server, arm_server, control_server)

@@ -8,7 +8,7 @@ import hmac
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -23,7 +23,7 @@ from simlab.azure.actions import DEALLOCATE, POWER_OFF, START, Actions
 from simlab.azure.faults import Effect, Faults, Journal
 from simlab.azure.listening import Connections
 from simlab.azure.model import Group, Kind, Machine, Volume, resource_id
-from simlab.azure.operations import Area, Operation, Operations, Status
+from simlab.azure.operations import Area, Operation, Status
 from simlab.azure.refusals import Refused
 from simlab.azure.shapes import (
     group_document,
@@ -65,6 +65,15 @@ VERSIONS: Final[Mapping[str, Sequence[str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Manners:
+    """How the manager answers: the one bearer token that it accepts (None: any), its Retry-After, its lists' pages."""
+
+    token: str | None = field(repr=False)
+    retry_after_seconds: int
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """One understood call: the names in its path, its query, its body, and the failure laid on its operation."""
 
@@ -88,27 +97,18 @@ class ResourceManager:
     """The ASGI application."""
 
     def __init__(
-        self,
-        actions: Actions,
-        operations: Operations,
-        faults: Faults,
-        journal: Journal,
-        connections: Connections,
-        *,
-        token: str | None,
-        retry_after_seconds: int,
-        page_size: int,
+        self, actions: Actions, faults: Faults, journal: Journal, connections: Connections, manners: Manners
     ) -> None:
-        """`token`: the one bearer token that is accepted; None accepts any."""
+        """`connections` are those of the server that runs the application."""
         self._actions: Final = actions
         self._estate: Final = actions.estate
-        self._operations: Final = operations
+        self._operations: Final = actions.operations
         self._faults: Final = faults
         self._journal: Final = journal
         self._connections: Final = connections
-        self._token: Final = token
-        self._retry_after: Final = {"Retry-After": str(retry_after_seconds)}
-        self._page_size: Final = page_size
+        self._token: Final = manners.token
+        self._retry_after: Final = {"Retry-After": str(manners.retry_after_seconds)}
+        self._page_size: Final = manners.page_size
         table: tuple[tuple[str, str, str, Handler], ...] = (
             ("GET", SUBSCRIPTION + "/resourcegroups", "resourceGroups/list", self._groups),
             ("GET", GROUP, "resourceGroups/get", self._group),

@@ -62,7 +62,7 @@ class BlobFront:
                 return
             await asyncio.sleep(fault.seconds)
         try:
-            if fault is not None and fault.effect in (Effect.ANSWER, Effect.FAIL_OPERATION):
+            if fault is not None and fault.effect is Effect.ANSWER:
                 raise fault.refusal()
             if _asks_difference(request):
                 response = await self._difference(request)
@@ -81,6 +81,10 @@ class BlobFront:
             call.cut = True
             return
         call.status = response.status_code
+        if fault is not None and fault.effect is Effect.DROP_ANSWER:
+            call.cut = True
+            await self._connections.cut(scope, sent_first=False)
+            return
         await response(scope, receive, send)
 
     async def _ask(self, request: Request, *, body: bool = True) -> httpx.Response:

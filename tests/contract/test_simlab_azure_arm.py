@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -391,3 +393,12 @@ def test_signal_ends_it_with_everything_that_it_started(tmp_path: Path) -> None:
         assert process.wait(20) == 0
     assert not Path(f"/proc/{children[0]}").exists()
     assert list(scratch.iterdir()) == []
+
+
+def test_kill_ends_the_blob_service_too(tmp_path: Path) -> None:
+    with running(inventory(tmp_path)) as endpoints:
+        children = Path(f"/proc/{endpoints.pid}/task/{endpoints.pid}/children").read_text().split()
+        os.kill(endpoints.pid, signal.SIGKILL)
+        assert len(children) == 1
+        assert wait_until(lambda: not Path(f"/proc/{children[0]}").exists())
+    shutil.rmtree(Path(endpoints.certificate).parent)
