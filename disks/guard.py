@@ -13,8 +13,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from disks.errors import DiskInUse, OpenFailed
+
+QEMU_WRITES: Final = 101
+"""qemu, block/file-posix.c: RAW_LOCK_PERM_BASE (100) and the bit of BLK_PERM_WRITE (1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +58,23 @@ def refuse_used_target(descriptor: int, path: Path) -> None:
 
 
 def lock(descriptor: int, path: Path, *, exclusive: bool) -> None:
-    """An open-file-description lock covers the whole file until the descriptor is closed; raises DiskInUse.
+    """An open-file-description lock covers the file until the descriptor is closed; raises DiskInUse.
 
     These locks (fcntl(2)) end with the last duplicate of the descriptor, so a killed process leaves none, and
-    they meet those of qemu, which locks bytes 100 to 203 of its images.
+    they meet those of qemu, which locks bytes 100 to 203 of its images. All of qemu's are shared locks: who may
+    write holds one on byte 101. A reader leaves that byte out and looks whether anybody has it.
     """
-    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
-    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+        if exclusive:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_WRLCK, 0, 0))
+            return
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_RDLCK, 0, QEMU_WRITES))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_RDLCK, QEMU_WRITES + 1, 0))
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK, QEMU_WRITES, 1))
+        if struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK:
+            raise DiskInUse(
+                path=str(path), holder="a qemu that may write has it open (lslocks)", verb="writes"
+            )
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             held = "locked by another process (lslocks, or qemu or homeward with this disk)"
@@ -70,6 +82,11 @@ def lock(descriptor: int, path: Path, *, exclusive: bool) -> None:
         raise OpenFailed(
             path=str(path), reason=f"its file system takes no locks: {error.strerror}"
         ) from error
+
+
+def _request(kind: int, start: int, length: int) -> bytes:
+    """struct flock of x86-64 and arm64 Linux; a length of 0 means to the end, however far it grows."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
 
 
 def _devices(status: os.stat_result) -> Iterator[int]:

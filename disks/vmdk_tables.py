@@ -201,10 +201,9 @@ class GrainTables:
             if not any(taken[piece]):
                 taken[piece] = b"\1" * len(taken[piece])
                 return
-        for at, place in enumerate(table):
-            if place <= zero:
-                continue
+        for place in filter(zero.__lt__, table):
             if taken[place // grain]:
+                at = TABLE_ENTRIES - 1 - table[::-1].index(place)
                 entry = self.directory[number] * SECTOR + at * 4
                 raise self._damaged(
                     "a grain table entry", entry, f"sector {place}", "a place no other entry names"

@@ -165,8 +165,9 @@ def test_an_image_that_qemu_has_open_is_in_use(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 assert served.poll() is None
             assert client.recv(8) == b"NBDMAGIC"  # it greets when it has opened the image
-        with pytest.raises(DiskInUse):
-            open_target(path)
+        for opener in (open_source, open_target):
+            with pytest.raises(DiskInUse):
+                opener(path)
     finally:
         served.terminate()
         served.communicate()
@@ -176,6 +177,29 @@ def test_an_image_that_qemu_has_open_is_in_use(tmp_path: Path) -> None:
     )
     assert "lock" in refused.stderr
     target.close()
+
+
+def test_a_reader_and_a_reading_qemu_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "disk.vmdk"
+    create(path, Format.VMDK_MONOLITHIC_SPARSE, SIZE).close()
+    source = open_source(path)
+    writer = subprocess.run(
+        ["qemu-io", "-f", "vmdk", "-c", "write 0 512", path], capture_output=True, text=True
+    )
+    assert "lock" in writer.stderr
+    source.close()
+    command = ["qemu-io", "-r", "-f", "vmdk", path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin
+        assert reader.stdout
+        reader.stdin.write("read 0 512\n")
+        reader.stdin.flush()
+        while "512/512" not in reader.stdout.readline():
+            assert reader.poll() is None
+        open_source(path).close()
+        with pytest.raises(DiskInUse):
+            open_target(path)
+        reader.stdin.close()
 
 
 def test_an_identity_tells_disks_apart_and_stays_the_same(file: Path, tmp_path: Path) -> None:
