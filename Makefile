@@ -6,7 +6,13 @@ SEED ?=
 PART ?=
 QUICK ?=
 
-.PHONY: build build-asan demo test check bench crash fault fuzz attack docs clean
+# make demo SOURCE=disk.vhd TARGET=disk.vmdk [CREATE=vmdk-monolithicSparse]: on your own disks; KEEP=1 keeps the files.
+SOURCE ?=
+TARGET ?=
+CREATE ?=
+KEEP ?=
+
+.PHONY: build build-asan demo demo-disk test check bench crash fault fuzz attack docs clean
 .DEFAULT_GOAL := build
 
 # The stamp is younger than everything that the build reads.
@@ -18,6 +24,12 @@ build: $(STAMP)
 $(STAMP): pyproject.toml setup.py scripts/bootstrap $(NATIVE)
 	@scripts/bootstrap
 	@mkdir -p build && touch $@
+
+demo: demo-disk
+
+demo-disk: build
+	@$(PY) scripts/demo_disk.py $(if $(KEEP),--keep) $(if $(CREATE),--create '$(CREATE)') \
+		$(if $(SOURCE),'$(SOURCE)') $(if $(TARGET),'$(TARGET)')
 
 test: build
 	$(PY) -m pytest -q
