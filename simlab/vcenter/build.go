@@ -51,6 +51,12 @@ func (w *World) build(inv *Inventory) error {
 	for _, e := range inv.Users {
 		w.addUser(e)
 	}
+	for _, e := range inv.Hosts {
+		if e.Connected != nil && !*e.Connected {
+			// It was there when its machines came.
+			w.hostNamed(e.Name).Runtime.ConnectionState = types.HostSystemConnectionStateDisconnected
+		}
+	}
 	return nil
 }
 
@@ -70,9 +76,6 @@ func (w *World) buildHost(ctx context.Context, folder *object.Folder, e hostEntr
 	h.Hardware.MemorySize = e.MemoryBytes
 	h.Summary.Hardware.MemorySize = e.MemoryBytes
 	h.Runtime.InMaintenanceMode = e.Maintenance
-	if e.Connected != nil && !*e.Connected {
-		h.Runtime.ConnectionState = types.HostSystemConnectionStateDisconnected
-	}
 	if product := h.Config.Product; product.LicenseProductName != "" {
 		h.Config.Product.LicenseProductName = l.Name
 	}

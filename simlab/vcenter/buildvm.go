@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -32,6 +34,9 @@ func (w *World) buildVM(ctx context.Context, top *object.Folder, e vmEntry) erro
 		return err
 	}
 	home := fmt.Sprintf("[%s] %s", e.Datastore, e.Name)
+	if w.datastore(e.Datastore).Summary.Type == "vsan" {
+		home = fmt.Sprintf("[%s] %s", e.Datastore, uuid.NewSHA1(uuid.NameSpaceURL, []byte(e.Name)))
+	}
 	if at, p := w.place(home); p == nil {
 		// What an earlier run on the same directories left is no machine.
 		for _, name := range []string{e.Name + ".vmx", e.Name + ".nvram", "vmware.log"} {

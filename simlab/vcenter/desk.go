@@ -95,8 +95,8 @@ func (w *World) handle(ctx *simulator.Context, method *simulator.Method) (mo.Ref
 		}
 		return nil, nil
 	}
-	if rule != nil {
-		w.tasks.arrange(ctx, rule)
+	if strings.HasSuffix(method.Name, "_Task") {
+		w.tasks.arrange(ctx, taskCall{method: method.Name, rule: rule})
 	}
 	// The simulator prefers what the session knows under this reference to what
 	// this hook answers. Under a reference that nobody knows it finds nothing

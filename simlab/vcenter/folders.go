@@ -72,6 +72,9 @@ func (w *World) createVM(own *simulator.Context, folder *simulator.Folder, req *
 	if p != nil {
 		return nil, p
 	}
+	if p := w.reachable(host); p != nil {
+		return nil, p
+	}
 	home, p := w.newHome(spec.Files.VmPathName, spec.Name, host)
 	if p != nil {
 		return nil, p

@@ -20,7 +20,7 @@ type machineDesk struct {
 
 func (d *machineDesk) PowerOnVMTask(ctx *simulator.Context, _ *types.PowerOnVM_Task) soap.HasFault {
 	ref := d.w.start(ctx, d.vm.Self, "powerOn", func(own *simulator.Context) (types.AnyType, *problem) {
-		return nil, d.w.powerOn(own, d.vm)
+		return nil, d.w.boot(own, d.vm)
 	})
 	return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: ref}}
 }
@@ -37,7 +37,7 @@ func (d *machineDesk) ResetVMTask(ctx *simulator.Context, _ *types.ResetVM_Task)
 		if p := d.w.powerOff(own, d.vm); p != nil {
 			return nil, p
 		}
-		return nil, d.w.powerOn(own, d.vm)
+		return nil, d.w.boot(own, d.vm)
 	})
 	return &methods.ResetVM_TaskBody{Res: &types.ResetVM_TaskResponse{Returnval: ref}}
 }
@@ -74,9 +74,32 @@ func invalidPower(vm *simulator.VirtualMachine, wanted types.VirtualMachinePower
 		"The attempted operation cannot be performed in the current state (%s) of %s", vm.Runtime.PowerState, vm.Name)
 }
 
+// boot is a power-on after which the guest writes, as every guest does.
+func (w *World) boot(own *simulator.Context, vm *simulator.VirtualMachine) *problem {
+	if p := w.powerOn(own, vm); p != nil {
+		return p
+	}
+	for _, disk := range disks(vm.Config.Hardware.Device) {
+		w.guestWrites(disk)
+	}
+	return nil
+}
+
+// reachable refuses what needs the host's hand while vCenter has lost the host.
+func (w *World) reachable(host types.ManagedObjectReference) *problem {
+	h := w.host(host)
+	if h.Runtime.ConnectionState == types.HostSystemConnectionStateConnected {
+		return nil
+	}
+	return refuse(&types.HostNotConnected{}, "Unable to communicate with the remote host: %s is %s", h.Name, h.Runtime.ConnectionState)
+}
+
 func (w *World) powerOn(own *simulator.Context, vm *simulator.VirtualMachine) *problem {
 	if poweredOn(vm) {
 		return invalidPower(vm, types.VirtualMachinePowerStatePoweredOff)
+	}
+	if p := w.reachable(*vm.Runtime.Host); p != nil {
+		return p
 	}
 	if p := w.memoryFor(vm); p != nil {
 		return p
@@ -93,9 +116,6 @@ func (w *World) powerOn(own *simulator.Context, vm *simulator.VirtualMachine) *p
 	if _, p := w.stock(body.Res.Returnval); p != nil {
 		return p
 	}
-	for _, disk := range disks(vm.Config.Hardware.Device) {
-		w.guestWrites(disk)
-	}
 	now := time.Now()
 	w.update(own, vm, map[string]any{"runtime.bootTime": &now, "summary.runtime.bootTime": &now})
 	w.powerChanged(own, vm)
@@ -105,6 +125,9 @@ func (w *World) powerOn(own *simulator.Context, vm *simulator.VirtualMachine) *p
 func (w *World) powerOff(own *simulator.Context, vm *simulator.VirtualMachine) *problem {
 	if vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
 		return invalidPower(vm, types.VirtualMachinePowerStatePoweredOn)
+	}
+	if p := w.reachable(*vm.Runtime.Host); p != nil {
+		return p
 	}
 	body := vm.PowerOffVMTask(own, &types.PowerOffVM_Task{This: vm.Self}).(*methods.PowerOffVM_TaskBody)
 	if _, p := w.stock(body.Res.Returnval); p != nil {

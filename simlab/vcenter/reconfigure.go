@@ -25,6 +25,9 @@ func (d *machineDesk) ReconfigVMTask(ctx *simulator.Context, req *types.Reconfig
 }
 
 func (w *World) reconfigure(own *simulator.Context, vm *simulator.VirtualMachine, req *types.ReconfigVM_Task) *problem {
+	if p := w.reachable(*vm.Runtime.Host); p != nil {
+		return p
+	}
 	if name := req.Spec.Name; name != "" && name != vm.Name {
 		if p := w.nameFree(*vm.Parent, name); p != nil {
 			return p
@@ -43,6 +46,16 @@ func (w *World) reconfigure(own *simulator.Context, vm *simulator.VirtualMachine
 	p := w.release(own, vm, plan.destroyed)
 	w.settle(own, vm)
 	return p
+}
+
+// RenameTask is a reconfiguration of the name: the simulator's own changes
+// only one of the places where the name stands.
+func (d *machineDesk) RenameTask(ctx *simulator.Context, req *types.Rename_Task) soap.HasFault {
+	ref := d.w.start(ctx, d.vm.Self, "rename", func(own *simulator.Context) (types.AnyType, *problem) {
+		spec := types.VirtualMachineConfigSpec{Name: req.NewName}
+		return nil, d.w.reconfigure(own, d.vm, &types.ReconfigVM_Task{This: d.vm.Self, Spec: spec})
+	})
+	return &methods.Rename_TaskBody{Res: &types.Rename_TaskResponse{Returnval: ref}}
 }
 
 // homeOf is the machine's directory as a datastore path.

@@ -40,6 +40,9 @@ func (d *machineDesk) createSnapshot(ctx *simulator.Context, req *types.CreateSn
 }
 
 func (w *World) takeSnapshot(own *simulator.Context, vm *simulator.VirtualMachine, req *types.CreateSnapshotEx_Task) (*types.ManagedObjectReference, *problem) {
+	if p := w.reachable(*vm.Runtime.Host); p != nil {
+		return nil, p
+	}
 	devices, p := w.grown(vm.Config.Hardware.Device)
 	if p != nil {
 		return nil, p
@@ -308,7 +311,7 @@ func (w *World) revert(own *simulator.Context, vm *simulator.VirtualMachine, s *
 		return p
 	}
 	if stateOf(vm.Snapshot.RootSnapshotList, s.Self) == types.VirtualMachinePowerStatePoweredOn {
-		return w.powerOn(own, vm)
+		return w.boot(own, vm)
 	}
 	return nil
 }

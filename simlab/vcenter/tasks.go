@@ -24,11 +24,17 @@ type taskBook struct {
 
 	mu      sync.Mutex
 	results map[string]string // task → what became of it
-	rules   map[*simulator.Context]*rule
+	calls   map[*simulator.Context]taskCall
+}
+
+// taskCall is what a call that is about to start a task hands over to it.
+type taskCall struct {
+	method string
+	rule   *rule // or nil
 }
 
 func newTaskBook() *taskBook {
-	return &taskBook{results: map[string]string{}, rules: map[*simulator.Context]*rule{}}
+	return &taskBook{results: map[string]string{}, calls: map[*simulator.Context]taskCall{}}
 }
 
 func (b *taskBook) note(task, result string) {
@@ -43,19 +49,18 @@ func (b *taskBook) result(task string) string {
 	return b.results[task]
 }
 
-// arrange keeps the rule for the task that this call is going to start.
-func (b *taskBook) arrange(ctx *simulator.Context, r *rule) {
+func (b *taskBook) arrange(ctx *simulator.Context, c taskCall) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.rules[ctx] = r
+	b.calls[ctx] = c
 }
 
-func (b *taskBook) arranged(ctx *simulator.Context) *rule {
+func (b *taskBook) arranged(ctx *simulator.Context) taskCall {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := b.rules[ctx]
-	delete(b.rules, ctx)
-	return r
+	c := b.calls[ctx]
+	delete(b.calls, ctx)
+	return c
 }
 
 type work func(ctx *simulator.Context) (types.AnyType, *problem)
@@ -63,7 +68,8 @@ type work func(ctx *simulator.Context) (types.AnyType, *problem)
 // start answers the task's reference at once; the work is done in the
 // background, under the world's lock and the entity's.
 func (w *World) start(ctx *simulator.Context, entity types.ManagedObjectReference, name string, do work) types.ManagedObjectReference {
-	rule := w.tasks.arranged(ctx)
+	call := w.tasks.arranged(ctx)
+	rule := call.rule
 	took := time.Duration(w.tasks.seconds.Load())
 	if rule != nil && rule.TaskSeconds != nil {
 		took = time.Duration(*rule.TaskSeconds * float64(time.Second))
@@ -74,6 +80,9 @@ func (w *World) start(ctx *simulator.Context, entity types.ManagedObjectReferenc
 	t.Info.Key = t.Self.Value
 	t.Info.Task = t.Self
 	t.Info.Cancelable = true
+	if call.method != "" {
+		t.Info.Name = call.method // pyvmomi looks the method up; the simulator's "PowerOn" is none
+	}
 	if ctx.Session != nil {
 		t.Info.Reason = &types.TaskReasonUser{UserName: ctx.Session.UserName}
 	}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyVim.task import WaitForTask
 from pyVmomi import vim, vmodl
 
 from simlab.vcenter import kit, launch, story
@@ -135,6 +136,19 @@ def test_sites_may_have_what_preflight_refuses(tmp_path: Path) -> None:
         assert mt.snapshot.rootSnapshotList[0].childSnapshotList[0].name == "two"
 
 
+def test_a_machine_lives_on_vsan_with_three_hosts(tmp_path: Path) -> None:
+    site = story.site(tmp_path)
+    site["hosts"].append({"name": "esx3"})
+    site["vms"] = [{"name": "web", "datastore": "vsan1", "power": "on", "disks": [{"size_bytes": MIB}]}]
+    with launch.running(story.write(tmp_path, site)) as running, kit.session(running, *ADMIN) as si:
+        vm = kit.find(si, vim.VirtualMachine, "web")
+        kit.wait(vm.CreateSnapshot_Task(name="a", memory=False, quiesce=False))
+        kit.wait(vm.RemoveAllSnapshots_Task())
+        (disk,) = running.vm("web")["disks"]
+        assert re.fullmatch(r"\[vsan1\] [0-9a-f-]{36}/web\.vmdk", disk["file"])
+        assert Path(disk["path"]).is_relative_to(tmp_path / "vsan1")
+
+
 def test_a_site_starts_again_on_the_files_it_left(tmp_path: Path) -> None:
     file = story.write(tmp_path, story.site(tmp_path))
     uuids = []
@@ -201,6 +215,11 @@ def test_privileges_are_told_as_they_are_checked(vcenter: Vcenter) -> None:
             told = manager.FetchUserPrivilegeOnEntities([root], account[0])[0].privileges
             assert [privilege in told for privilege in asked] == granted
             assert account[0] in [p.principal for p in manager.RetrieveEntityPermissions(root, False)]
+
+
+def test_nobody_logs_in_as_another(vcenter: Vcenter) -> None:
+    with kit.session(vcenter, *READER) as si, pytest.raises(vim.fault.InvalidLogin):
+        si.content.sessionManager.ImpersonateUser(ADMIN[0], "en")
 
 
 def test_datastore_files_ask_for_a_login(vcenter: Vcenter) -> None:
@@ -337,6 +356,23 @@ def test_a_task_takes_its_time_and_shows_progress(vcenter: Vcenter, web: Any) ->
     assert len(set(seen)) >= 4
     assert info.reason.userName == ADMIN[0]
     assert info.entityName == "web"
+
+
+def test_a_waiter_on_the_property_collector_hears_of_the_end(vcenter: Vcenter, si: Any, web: Any) -> None:
+    vcenter.task_seconds(0.3)
+    assert WaitForTask(web.PowerOnVM_Task(), si=si) == "success"
+    with pytest.raises(vim.fault.InvalidPowerState):
+        WaitForTask(web.PowerOnVM_Task(), si=si)
+
+
+def test_a_lost_host_takes_no_orders(tmp_path: Path) -> None:
+    site = story.site(tmp_path)
+    site["vms"] = [vm | {"host": "esx2"} for vm in site["vms"] if vm["name"] == "web"]
+    site["hosts"][1]["connected"] = False
+    with launch.running(story.write(tmp_path, site)) as running, kit.session(running, *ADMIN) as si:
+        assert kit.find(si, vim.HostSystem, "esx2").runtime.connectionState == "disconnected"
+        with pytest.raises(vmodl.fault.HostNotConnected):
+            kit.wait(kit.find(si, vim.VirtualMachine, "web").PowerOnVM_Task())
 
 
 def test_a_cancelled_task_has_no_effect(vcenter: Vcenter, web: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,23 @@ def test_a_flat_extent_is_no_disk(web: Any) -> None:
         kit.reconfigure(web, kit.add_disk(kit.controller_of(web).key, "[vmfs1] mt/mt-flat.vmdk"))
 
 
+def test_a_disk_that_was_not_imported_does_not_power_on(web: Any, tmp_path: Path) -> None:
+    path = tmp_path / "vmfs1/web/hosted.vmdk"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", path, "2M"], check=True)
+    kit.reconfigure(web, kit.add_disk(kit.controller_of(web).key, "[vmfs1] web/hosted.vmdk"))
+    assert kit.disks_of(web)[-1].capacityInBytes == 2 * MIB
+    with pytest.raises(vim.fault.GenericVmConfigFault, match="monolithicSparse"):
+        kit.wait(web.PowerOnVM_Task())
+
+
+def test_an_independent_disk_takes_no_part_in_snapshots(web: Any) -> None:
+    change = kit.add_disk(kit.controller_of(web).key, "[vmfs1] web/own.vmdk", size=MIB)
+    change.device.backing.diskMode = "independent_persistent"
+    kit.reconfigure(web, change)
+    snapshot(web)
+    assert files(web)[-1] == "[vmfs1] web/own.vmdk"
+
+
 def test_detaching_keeps_the_files_and_destroying_does_not(web: Any, tmp_path: Path) -> None:
     first, second = kit.disks_of(web)
     kit.reconfigure(web, kit.remove_disk(first), kit.remove_disk(second, destroy=True))
@@ -155,6 +173,42 @@ def test_a_disk_of_a_running_vm_is_not_attached_to_another(web: Any, mt: Any, vc
     assert caught.value.file == WEB
     assert "web" in caught.value.msg
     assert len(vcenter.vm("mt")["disks"]) == 1
+
+
+def test_of_many_that_attach_one_disk_at_once_one_gets_it(si: Any, mt: Any, vcenter: Vcenter) -> None:
+    datacenter, pool, key = kit.find(si, vim.Datacenter, "DC"), mt.resourcePool, kit.controller_of(mt).key
+    names = [f"mt{index}" for index in range(6)]
+    controller = vim.vm.device.VirtualDeviceSpec(
+        operation="add",
+        device=vim.vm.device.VirtualLsiLogicController(key=key, busNumber=0, sharedBus="noSharing"),
+    )
+    for name in names:
+        made = datacenter.vmFolder.CreateVM_Task(
+            config=vim.vm.ConfigSpec(
+                name=name,
+                memoryMB=4,
+                numCPUs=1,
+                files=vim.vm.FileInfo(vmPathName="[vmfs1]"),
+                deviceChange=[controller],
+            ),
+            pool=pool,
+        )
+        kit.wait(kit.wait(made).PowerOnVM_Task())
+
+    def attach(name: str) -> str:
+        with kit.session(vcenter, *ADMIN) as own:
+            vm = kit.find(own, vim.VirtualMachine, name)
+            try:
+                kit.reconfigure(vm, kit.add_disk(kit.controller_of(vm).key, WEB))
+            except vim.fault.FileLocked:
+                return "locked"
+            return "attached"
+
+    with ThreadPoolExecutor(len(names)) as pool_of_threads:
+        outcomes = list(pool_of_threads.map(attach, names))
+    assert sorted(outcomes) == ["attached"] + ["locked"] * (len(names) - 1)
+    holders = [vm["name"] for vm in vcenter.inventory()["vms"] if WEB in [d["file"] for d in vm["disks"]]]
+    assert sorted(holders) == sorted(["web", names[outcomes.index("attached")]])
 
 
 def test_a_vm_whose_disk_another_running_one_holds_does_not_power_on(web: Any, mt: Any) -> None:
@@ -390,6 +444,13 @@ def test_a_second_vm_of_a_name_is_refused_in_one_folder(si: Any, web: Any) -> No
     assert second.config.files.vmPathName == "[vmfs1] web_1/web.vmx"
 
 
+def test_a_vm_is_not_renamed_to_anothers_name(web: Any) -> None:
+    with pytest.raises(vim.fault.DuplicateName):
+        kit.wait(web.Rename_Task("mt"))
+    kit.wait(web.Rename_Task("web-old"))
+    assert (web.name, web.config.name, web.summary.config.name) == ("web-old",) * 3
+
+
 def test_a_read_only_mount_takes_no_disk(web: Any, si: Any) -> None:
     datastore = kit.find(si, vim.Datastore, "vmfs2")
     modes = {mount.key.name: mount.mountInfo.accessMode for mount in datastore.host}
@@ -411,6 +472,17 @@ def test_storage_vmotion_moves_the_files_and_strands_others(
     kit.reconfigure(mt, kit.remove_disk(kit.disks_of(mt)[-1]))
     with pytest.raises(vim.fault.FileNotFound):  # web still knows the old path
         kit.wait(web.PowerOnVM_Task())
+
+
+def test_storage_vmotion_takes_deltas_along(web: Any, si: Any, tmp_path: Path) -> None:
+    ref = snapshot(web)
+    target = kit.find(si, vim.Datastore, "vmfs3")
+    kit.wait(web.RelocateVM_Task(vim.vm.RelocateSpec(datastore=target)))
+    assert chain(kit.disks_of(web)[0]) == ["[vmfs3] web/web-000001.vmdk", "[vmfs3] web/web.vmdk"]
+    assert not list((tmp_path / "vmfs1/web").glob("*.vmdk"))
+    kit.wait(web.PowerOnVM_Task())
+    kit.wait(ref.RemoveSnapshot_Task(removeChildren=False))
+    assert files(web) == ["[vmfs3] web/web.vmdk", "[vmfs3] web/data.vmdk"]
 
 
 def test_a_vmotion_changes_the_host(web: Any, si: Any) -> None:
