@@ -54,6 +54,18 @@ build-asan: build
 	$(PY) -c 'import _native.pack as p; assert "$(ASAN)" in p.__file__, p.__file__' && \
 	$(PY) -m pytest -q --capture=sys tests/unit/test_native_*.py tests/property/test_native_*.py
 
+# Measures against qemu-img, rsync, nbdcopy, cmp and three packages, and writes docs/benchmarks.md (4 GiB disks, 15 GiB
+# of scratch below TMPDIR); QUICK=1 takes two minutes and only prints. ROUNDS, SEED and BENCH_BYTES are passed on.
+bench: build
+	@benchmarks/setup
+	@QUICK="$(QUICK)" SEED="$(SEED)" ROUNDS="$(if $(filter file,$(origin ROUNDS)),,$(ROUNDS))" BENCH_BYTES="$(BENCH_BYTES)" \
+		$(PY) -m pytest -q benchmarks --benchmark-quiet \
+		-o python_files='bench_*.py' -o python_functions='bench_*' -o timeout=3600
+
+# Long campaigns: ROUNDS rounds in all, spread over the parts (or PART alone); the last line says how many held.
+crash fault fuzz attack: build
+	@$(PY) -m tests.campaigns $@ --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part $(PART))
+
 docs: build
 	$(PY) scripts/generate_docs.py
 

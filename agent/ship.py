@@ -13,7 +13,7 @@ from agent.work import WorkQueue
 from disks.digestmap import DigestMap
 from disks.disk import Disk
 from drcore.clock import Clock
-from drcore.errors import HomewardError
+from drcore.errors import HomewardError, coded
 from drcore.limits import FRAME_BYTES_MAX
 from drcore.units import (
     BLOCK_BYTES,
@@ -123,8 +123,8 @@ class Lane:
                     self._clear(order)
                 else:
                     self._ship(source, order)
-        except HomewardError as error:
-            self._on_failure(error)
+        except Exception as error:
+            self._on_failure(coded(error))
 
     # Frames
 

@@ -19,7 +19,8 @@ from disks.digestmap import DigestMap
 from disks.disk import Disk
 from disks.scan import RegionRun, scan
 from drcore.clock import Clock
-from drcore.errors import HomewardError
+from drcore.errors import HomewardError, coded
+from drcore.limits import HEARTBEAT_SECONDS
 from drcore.secret import Secret
 from drcore.units import BLOCK_BYTES, REGION_BYTES
 from wireproto.connection import SESSION_STREAM, Connection, Greeted, Received
@@ -28,6 +29,7 @@ from wireproto.handshake import DiskOffer, Hello, Purpose
 from wireproto.keys import RANDOM_BYTES, digest_secret
 from wireproto.link import Link
 from wireproto.messages import (
+    Alive,
     Bye,
     Children,
     Commit,
@@ -145,6 +147,7 @@ class Sync:
         self._lanes: list[Lane] = []
         self._threads: list[threading.Thread] = []
         self._over = False
+        self._done = threading.Event()
         self._source_read = False
         self._scanned_before = 0
         secret = digest_secret(ports.shared, config.item.bytes).reveal()
@@ -250,6 +253,7 @@ class Sync:
             self._lanes.append(lane)
             lane.start()
         self._thread("scan", self._scan)
+        self._thread("heartbeat", self._beat)
 
     def _thread(self, name: str, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
@@ -257,6 +261,15 @@ class Sync:
         thread.start()
 
     # The loops
+
+    def _beat(self) -> None:
+        """The master target hears from this side often enough to know that it lives, on every lane."""
+        try:
+            while not self._done.wait(HEARTBEAT_SECONDS):
+                for link in self._links:
+                    link.send(SESSION_STREAM, Alive())
+        except Exception as error:
+            self._fail(coded(error))
 
     def _scan(self) -> None:
         """Every source disk was read into its digest map, and the comparing loop knows."""
@@ -273,8 +286,8 @@ class Sync:
                     self._inbox.put(_SourceRun(source.stream, run))
                 self._scanned_before += source.digests.size
             self._inbox.put(_Scanned())
-        except HomewardError as error:
-            self._fail(error)
+        except Exception as error:
+            self._fail(coded(error))
 
     def _receive(self, lane: int, link: Link) -> None:
         """What the master target says goes to the comparing loop; acknowledgements free the window at once."""
@@ -287,12 +300,14 @@ class Sync:
                     case Durable(sequence):
                         freed = self._window.durable(lane, event.stream, sequence)
                         self.progress.durable_bytes += freed
+                    case Alive():
+                        pass
                     case Report() as report:
                         raise error_of(report)
                     case _:
                         self._inbox.put(_detached(event))
-        except HomewardError as error:
-            self._fail(error)
+        except Exception as error:
+            self._fail(coded(error))
 
     def _fail(self, error: HomewardError) -> None:
         """Every loop that waits gets the error; the comparing loop raises the first one."""
@@ -407,6 +422,7 @@ class Sync:
     def _end(self) -> None:
         """Every thread has ended and every connection is closed."""
         self._over = True
+        self._done.set()
         self._window.fail(Stopped())
         self._work.fail(Stopped())
         for link in self._links:

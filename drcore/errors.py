@@ -16,7 +16,9 @@ variables are sentences into which the facts are formatted:
 
 import inspect
 import re
+import traceback
 from enum import Enum
+from pathlib import PurePath
 from typing import Any, ClassVar, Final, dataclass_transform
 
 CODE: Final = re.compile(r"^(HW-[A-Z]+-\d{3}|\d{4,5})$")
@@ -93,3 +95,27 @@ class HomewardError(Exception):
             "expected": self.sentence("expected"),
             "remedy": self.sentence("remedy"),
         }
+
+
+class Defect(HomewardError):
+    """Homeward failed in a way that nobody foresaw. Every loop ends with it instead of leaving others to wait."""
+
+    code = "HW-CORE-002"
+    what = "homeward has a defect"
+    found = "{kind} at {place}: {reason}"
+    expected = "no such failure"
+    remedy = "run homeward --debug with the same command and report what it prints; nothing durable is lost"
+    kind: str
+    place: str
+    reason: str
+
+
+def coded(error: Exception) -> HomewardError:
+    """The error itself when it has a code, else the defect that it is."""
+    if isinstance(error, HomewardError):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
+    return Defect(
+        kind=type(error).__name__, place=place, reason=" ".join(str(error).split()) or "no reason given"
+    )

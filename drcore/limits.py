@@ -37,8 +37,10 @@ QUEUE_EVENTS_MAX: Final = 256
 """Events between two loops of a role; a full queue makes the producer wait."""
 DIGEST_BLOCKS_IN_MEMORY_MAX: Final = 4 * 1024 * 1024
 """Blocks whose digests stay in memory (64 MiB for a disk of 256 GiB); a larger disk's digest map lives in a file."""
-IDLE_SECONDS_MAX: Final = 60.0
-"""A proved peer that neither sends nor takes a byte for so long is taken for lost."""
+HEARTBEAT_SECONDS: Final = 5.0
+"""Each end of a proved connection sends something at least so often."""
+IDLE_SECONDS_MAX: Final = 60
+"""A proved peer that neither sends nor takes a byte for so long is taken for lost: twelve heartbeats."""
 
 ZEROES_BYTES: Final = 256 * KIB
 """The zeroes from which holes are filled, in memory and where media cannot punch: it fits a second-level cache."""
@@ -63,5 +65,3 @@ SIMLAB_OPERATIONS_MAX: Final = 10_000
 """Long-running operations that a stand-in can still be asked about."""
 SIMLAB_BODY_BYTES_MAX: Final = 8 * MIB
 """What a stand-in takes as one request: twice the largest Put Page."""
-SEND_SECONDS_MAX: Final = 60
-"""A peer that takes no byte for so long is taken for lost."""

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import click
 
-from drcore.errors import HomewardError
+from drcore.errors import HomewardError, coded
 from drcore.settings import SettingsError, parse_rate
 from homeward import show
-from homeward.errors import Defect, NotConfirmed, UsageRefused
+from homeward.errors import NotConfirmed, UsageRefused
 
 DONE, NO, ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -405,14 +405,6 @@ def _fail(error: HomewardError, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _defect(error: BaseException) -> Defect:
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
-    return Defect(
-        kind=type(error).__name__, place=place, reason=" ".join(str(error).split()) or "no reason given"
-    )
-
-
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 the answer is no, 2 a coded error, 130 interrupted."""
     from agent.errors import Stopped
@@ -437,5 +429,5 @@ def main() -> None:
     except Exception as error:
         if run.debug:
             traceback.print_exc()
-        _fail(_defect(error), ERROR)
+        _fail(coded(error), ERROR)
     sys.exit(run.exit_code)

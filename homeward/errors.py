@@ -15,23 +15,10 @@ class UsageRefused(HomewardError):
     help: str
 
 
-class Defect(HomewardError):
-    """Homeward failed in a way that nobody foresaw."""
-
-    code = "HW-HOME-002"
-    what = "homeward has a defect"
-    found = "{kind} at {place}: {reason}"
-    expected = "no such failure"
-    remedy = "run homeward --debug with the same command and report what it prints; nothing durable is lost"
-    kind: str
-    place: str
-    reason: str
-
-
 class DirectoryMissing(HomewardError):
     """The directory of the target does not exist."""
 
-    code = "HW-HOME-003"
+    code = "HW-HOME-002"
     what = "the directory {path} for the target does not exist"
     found = "nothing, or no directory, at that path"
     expected = "a directory in which the target is or will be created"
@@ -42,7 +29,7 @@ class DirectoryMissing(HomewardError):
 class MasttargetDied(HomewardError):
     """The master-target process of a local sync ended by itself."""
 
-    code = "HW-HOME-004"
+    code = "HW-HOME-003"
     what = "the master target process ended by itself"
     found = "{status}"
     expected = "a process that runs until the sync is done"
@@ -54,7 +41,7 @@ class MasttargetDied(HomewardError):
 class NotConfirmed(HomewardError):
     """The operator did not confirm that the target may be overwritten."""
 
-    code = "HW-HOME-005"
+    code = "HW-HOME-004"
     what = "the target {path} was not confirmed"
     found = "the answer no"
     expected = "yes"
@@ -65,7 +52,7 @@ class NotConfirmed(HomewardError):
 class SameDisk(HomewardError):
     """Source and target are the same disk."""
 
-    code = "HW-HOME-006"
+    code = "HW-HOME-005"
     what = "source and target are the same disk"
     found = "{path} as both"
     expected = "two different disks"
@@ -76,7 +63,7 @@ class SameDisk(HomewardError):
 class LocalStateDamaged(HomewardError):
     """What an earlier run of sync left cannot be read."""
 
-    code = "HW-HOME-007"
+    code = "HW-HOME-006"
     what = "what an earlier run left in {path} cannot be used"
     found = "{reason}"
     expected = "the files of an earlier run of sync"

@@ -56,7 +56,7 @@ class Workplace:
     def prepare(self) -> dict[str, str]:
         """The directory is there, with a key and the identifiers of item and disk; an earlier run's are used again.
 
-        Errors: `DirectoryMissing` (HW-HOME-003), `LocalStateDamaged` (HW-HOME-007).
+        Errors: `DirectoryMissing` (HW-HOME-002), `LocalStateDamaged` (HW-HOME-006).
         """
         if not _is_device(self.target) and not self.target.parent.is_dir():
             raise DirectoryMissing(path=str(self.target.parent))
@@ -135,7 +135,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def check_different(source: Path, target: Path) -> None:
-    """Source and target are not one disk. Errors: `SameDisk` (HW-HOME-006)."""
+    """Source and target are not one disk. Errors: `SameDisk` (HW-HOME-005)."""
     try:
         same = source.samefile(target)
     except OSError:
@@ -170,7 +170,7 @@ class LocalSync:
     def run(self) -> SyncReport:
         """The target holds what the source holds, durably, and no trace of the run is left beside it.
 
-        Errors: those of both roles, and HW-HOME-003, 004, 006, 007.
+        Errors: those of both roles, and HW-HOME-002, 003, 005, 006.
         """
         check_different(self._order.source, self._order.target)
         identifiers = self.workplace.prepare()

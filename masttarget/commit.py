@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from disks.disk import Disk
 from drcore.clock import Clock
-from drcore.errors import HomewardError
+from drcore.errors import HomewardError, coded
 from drcore.limits import COMMIT_BYTES, COMMIT_SECONDS
 from masttarget.journal import AppliedFrame, Journal
 from masttarget.target import Applied
@@ -112,11 +112,11 @@ class GroupCommit:
                 self._committing = True
             try:
                 self._commit(batch)
-            except HomewardError as error:
+            except Exception as error:
                 with self._changed:
-                    self.failure = error
+                    self.failure = coded(error)
                     self._batch = _Batch()
-                self._on_failure(error)
+                self._on_failure(self.failure)
             with self._changed:
                 self._committing = False
                 self._changed.notify_all()

@@ -79,14 +79,29 @@ class CycleRecord:
                 raise ValueError(f"a cycle record of version {found.get('version')!r}")
             closed = found.pop("closed")
             if closed is not None:
-                closed["files"] = tuple((int(a), int(b), int(c)) for a, b, c in closed["files"])
+                closed["files"] = tuple((a, b, c) for a, b, c in closed["files"])
                 closed = CleanClose(**closed)
             record = cls(**found, closed=closed)
-        except (TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+            record._check()
+        except (TypeError, KeyError, AttributeError, RecursionError, ValueError) as error:
             raise ValueError(f"a cycle record that cannot be read ({error})") from error
-        if not all(isinstance(number, int) for number in (record.generation, record.session)):
-            raise ValueError("a cycle record whose numbers are none")
         return record
+
+    def _check(self) -> None:
+        """Every field is of its type, every number one that the protocol can carry. Errors: `ValueError`."""
+        texts: list[object] = [self.item, self.disk, self.published, *self.identity.values()]
+        numbers: list[object] = [self.generation, self.session, self.source_bytes]
+        if self.closed is not None:
+            texts += [self.closed.change_mark, self.closed.map_root]
+            numbers += [number for file in self.closed.files for number in file]
+        for text in texts:
+            if type(text) is not str:
+                raise ValueError(f"{text!r} where a text is due")
+        for number in numbers:
+            if type(number) is not int or not 0 <= number < 2**63:
+                raise ValueError(f"{number!r} where a number is due")
+        if type(self.created) is not bool or len(bytes.fromhex(self.published)) not in (0, 16):
+            raise ValueError("a field that makes no sense")
 
 
 @dataclass(frozen=True, slots=True)

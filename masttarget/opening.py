@@ -61,20 +61,28 @@ class OpenDisk:
         self.journal.store(self.record)
 
     def close(self, store: TargetStore) -> None:
-        """The disk is closed. An open cycle's digest map is kept if it is true; a published one's journal is gone."""
+        """The disk is closed. An open cycle's digest map is kept if it is true; a published one's journal is gone.
+
+        Errors: those of the last flush and of the journal; the disk is closed and unlocked all the same, and without a
+        kept digest map it is read again.
+        """
         self.target.take_over(NOBODY)
         self.commit.stop()
-        failed = self.commit.failure is not None
-        if not failed and self.target.known and not self.record.published:
-            self.target.disk.flush()
-        change_mark = store.change_mark(self.target.disk)
-        self.target.disk.close()
-        if self.record.published:
-            self.journal.remove()
-        elif self.target.known and not failed and (files := store.file_marks(self.config)):
-            root = self.journal.keep_map(self.target.digests.windows())
-            self.journal.store(replace(self.record, closed=CleanClose(files, change_mark, root)))
-        self.target.digests.close()
+        sound = self.commit.failure is None and self.target.known
+        try:
+            if sound and not self.record.published:
+                self.target.disk.flush()
+            change_mark = store.change_mark(self.target.disk)
+        finally:
+            self.target.disk.close()
+        try:
+            if self.record.published:
+                self.journal.remove()
+            elif sound and (files := store.file_marks(self.config)):
+                root = self.journal.keep_map(self.target.digests.windows())
+                self.journal.store(replace(self.record, closed=CleanClose(files, change_mark, root)))
+        finally:
+            self.target.digests.close()
 
 
 def open_disk(
@@ -133,8 +141,12 @@ def _create(
     journal.store(record)  # before the disk: a killed creation is then known to be ours
     size = source_bytes if config.create == "raw" else _whole_sectors(source_bytes)
     disk = store.create(config, size)
-    record = replace(record, identity=store.identity(disk))
-    journal.store(record)
+    try:
+        record = replace(record, identity=store.identity(disk))
+        journal.store(record)
+    except BaseException:
+        disk.close()
+        raise
     return disk, record
 
 

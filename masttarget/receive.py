@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from drcore.clock import Clock
-from drcore.errors import HomewardError
-from drcore.limits import IDLE_SECONDS_MAX
+from drcore.errors import HomewardError, coded
+from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX
 from drcore.secret import Secret
 from masttarget.commit import Acknowledge
 from masttarget.config import DiskConfig
@@ -22,6 +22,7 @@ from wireproto.keys import RANDOM_BYTES, digest_secret
 from wireproto.link import Link
 from wireproto.messages import (
     EMPTY,
+    Alive,
     Bye,
     Children,
     Commit,
@@ -119,7 +120,18 @@ class Reception:
         self._open: dict[bytes, OpenDisk] = {}
         self._sessions: dict[bytes, Session] = {}
         self._published: dict[bytes, bytes] = {}
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heart.start()
+
+    def _beat(self) -> None:
+        """Agents hear from this side often enough to know that it lives, and to notice bytes that were lost."""
+        while not self._stopping.wait(HEARTBEAT_SECONDS):
+            with self._lock:
+                links = [link for session in self._sessions.values() for link in session.links]
+            for link in links:
+                with suppress(HomewardError):
+                    link.send(SESSION_STREAM, Alive())
 
     def serve(self, link: Link, proved: Callable[[], None]) -> None:
         """The connection is over; `proved` was called when the peer had shown that it holds the key."""
@@ -129,7 +141,8 @@ class Reception:
             proved()
             session = (self._join if hello.purpose is Purpose.LANE else self._begin)(link, hello)
             self._converse(link, session)
-        except HomewardError as error:
+        except Exception as failure:
+            error = coded(failure)
             self._log("connection ended", peer=link.peer, code=error.code, error=str(error))
             part(link, error)
             if session is not None:
@@ -145,7 +158,7 @@ class Reception:
     def stop(self) -> None:
         """Every session is over and every disk closed in order; digest maps that are true are kept."""
         with self._lock:
-            self._stopping = True
+            self._stopping.set()
             sessions, self._sessions = list(self._sessions.values()), {}
         for session in sessions:
             session.end(Stopping())
@@ -153,7 +166,14 @@ class Reception:
         with self._lock:
             disks, self._open = list(self._open.values()), {}
         for disk in disks:
+            self._close(disk)
+
+    def _close(self, disk: OpenDisk) -> None:
+        """The disk is closed; what went wrong with it is told, and the next run reads the disk again."""
+        try:
             disk.close(self._store)
+        except HomewardError as error:
+            self._log("disk closed badly", disk_id=disk.config.disk.hex, code=error.code, error=str(error))
 
     # The handshake
 
@@ -180,7 +200,7 @@ class Reception:
     def _begin(self, link: Link, hello: Hello) -> Session:
         """A new session is durable, older ones are fenced off, the agent knows of it."""
         with self._lock:
-            if self._stopping:
+            if self._stopping.is_set():
                 raise Stopping()
             secret = digest_secret(self._shared, hello.item).reveal()
             disks = [self._disk(offer.disk, offer.size, secret) for offer in hello.disks]
@@ -272,7 +292,7 @@ class Reception:
                 for disk in session.disks:
                     if self._open.get(disk.config.disk.bytes) is disk:
                         del self._open[disk.config.disk.bytes]
-                        disk.close(self._store)
+                        self._close(disk)
         self._log("session ended", session=session.number, finished=session.finished)
         self._on_session_end()
 
@@ -297,9 +317,9 @@ class Reception:
                         blocks=len(disk.target.lost),
                         first=disk.target.lost[0],
                     )
-        except HomewardError as error:
+        except Exception as error:
             if not session.ended:
-                session.end(error)
+                session.end(coded(error))
 
     def _converse(self, link: Link, session: Session) -> None:
         def acknowledge(stream: int, sequence: int) -> None:
@@ -313,6 +333,8 @@ class Reception:
             if not isinstance(event, Received):
                 raise MessageRefused(reason="a clear message in a session")
             match event.message:
+                case Alive():
+                    pass
                 case Bye():
                     session.finished = session.published != bytes(16)
                     return
@@ -353,6 +375,8 @@ class Reception:
         if len(commit.disks) != len(session.disks) or link is not session.primary:
             raise MessageRefused(reason="a commit that does not fit the session")
         session.wait_for(commit.disks, self._clock.monotonic() + IDLE_SECONDS_MAX, self._clock)
+        # The agent may commit as soon as it has the last digest, before the scan's thread knows that it is done.
+        session.wait_for_scan()
         for disk in session.disks:
             disk.commit.settle()
         if any(disk.target.mismatched for disk in session.disks):

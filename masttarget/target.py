@@ -60,6 +60,7 @@ class TargetDisk:
         self.last_block_bytes = data_bytes - max(self.blocks - 1, 0) * BLOCK_BYTES
         self.digests = new_map()
         self.known = empty
+        self._doubted = False
         self.lock = threading.Lock()
         self.session = 0
         self.mismatched: set[int] = set()
@@ -80,11 +81,13 @@ class TargetDisk:
             return
         self.digests.close()
         self.digests = self._new_map()
+        self._doubted = False
         for run in scan(self.disk, self.digests, self._secret, on_bytes):
             if self.claims is not None:
                 self._check_claims(self.claims, run)
             yield run
-        self.known = True
+        with self.lock:
+            self.known = not self._doubted
         self.claims = None
 
     def claim(self, runs: Iterable[AppliedRun]) -> None:
@@ -171,6 +174,7 @@ class TargetDisk:
             raise
         except BaseException:
             self.known = False
+            self._doubted = True  # also where a scan that is under way has passed the place already
             raise
 
     def apply(self, data: Data, session: int, generation: int) -> Applied:

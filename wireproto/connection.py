@@ -55,6 +55,7 @@ AGENT_MAY_SEND: Final[dict[Phase, dict[MessageType, Phase]]] = {
         _T.DATA: Phase.RUNNING,
         _T.ZEROES: Phase.RUNNING,
         _T.COMMIT: Phase.RUNNING,
+        _T.ALIVE: Phase.RUNNING,
         _T.REPORT: Phase.ENDED,
         _T.BYE: Phase.ENDED,
     },
@@ -68,12 +69,13 @@ TARGET_MAY_SEND: Final[dict[Phase, dict[MessageType, Phase]]] = {
         _T.MISMATCH: Phase.RUNNING,
         _T.UNSETTLED: Phase.RUNNING,
         _T.PUBLISHED: Phase.RUNNING,
+        _T.ALIVE: Phase.RUNNING,
         _T.REPORT: Phase.ENDED,
         _T.BYE: Phase.ENDED,
     },
 }
 ON_SESSION_STREAM: Final = frozenset(
-    {_T.OPEN, _T.OPENED, _T.COMMIT, _T.PUBLISHED, _T.UNSETTLED, _T.REPORT, _T.BYE}
+    {_T.OPEN, _T.OPENED, _T.COMMIT, _T.PUBLISHED, _T.UNSETTLED, _T.REPORT, _T.BYE, _T.ALIVE}
 )
 
 

@@ -68,6 +68,7 @@ class Link:
     def send(self, stream: int, message: Message) -> tuple[int, int]:
         """The message is on its way; answers its sequence and the bytes of its frame. Errors: `ConnectionLost`."""
         with self._lock:
+            self._check_open()
             sequence = self.connection.sequence(stream)
             frame = self.connection.send(stream, message, self._monotonic())
             self._push(frame)
@@ -76,6 +77,7 @@ class Link:
     def send_data(self, stream: int, count: int, plain: memoryview) -> tuple[int, int]:
         """As `send`, for a data frame that already stands in `plain` (see `Connection.send_data`)."""
         with self._lock:
+            self._check_open()
             sequence = self.connection.sequence(stream)
             frame = self.connection.send_data(stream, count, plain, self._monotonic())
             self._push(frame)
@@ -85,6 +87,10 @@ class Link:
         """Bytes of the handshake are on their way."""
         with self._lock:
             self._push(data)
+
+    def _check_open(self) -> None:
+        if not self.connection.may_send:
+            raise ConnectionLost(peer=self.peer, reason="the dialogue has ended")
 
     def _push(self, data: memoryview | bytes) -> None:
         try:
@@ -115,6 +121,6 @@ class Link:
         self._transport.close()
 
     def _lost(self, error: OSError) -> ConnectionLost:
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError | BlockingIOError):
             return ConnectionLost(peer=self.peer, reason="no byte moved for too long")
         return ConnectionLost(peer=self.peer, reason=error.strerror or str(error))

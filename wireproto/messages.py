@@ -52,6 +52,7 @@ class MessageType(IntEnum):
     UNSETTLED = 12
     REPORT = 13
     BYE = 14
+    ALIVE = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,11 @@ class Bye:
     """Either side: the dialogue ends here without an error (stopped by an operator, or done)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Either side: nothing to say, but still here. A frame that follows also brings lost bytes to light."""
+
+
 Message: TypeAlias = (
     Open
     | Opened
@@ -202,6 +208,7 @@ Message: TypeAlias = (
     | Unsettled
     | Report
     | Bye
+    | Alive
 )
 
 EMPTY: Final = memoryview(b"")
@@ -292,6 +299,8 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.REPORT, 5), encode_words([code, what, found, expected, remedy])]
         case Bye():
             return [_prefix(MessageType.BYE)]
+        case Alive():
+            return [_prefix(MessageType.ALIVE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,4 +442,5 @@ _DECODERS: Final[dict[MessageType, Callable[[_Raw], Message]]] = {
     MessageType.UNSETTLED: _bare(Unsettled()),
     MessageType.REPORT: _report,
     MessageType.BYE: _bare(Bye()),
+    MessageType.ALIVE: _bare(Alive()),
 }

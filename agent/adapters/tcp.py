@@ -1,10 +1,11 @@
 """How the agent reaches the master target: TCP."""
 
 import socket
+import struct
 from typing import Final
 
 from agent.errors import MasttargetUnreachable
-from drcore.limits import HANDSHAKE_SECONDS_MAX
+from drcore.limits import HANDSHAKE_SECONDS_MAX, IDLE_SECONDS_MAX
 
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 
@@ -29,4 +30,6 @@ class TcpConnect:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:
             stream.setsockopt(socket.IPPROTO_TCP, option, value)
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            stream.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", IDLE_SECONDS_MAX, 0))
         return stream

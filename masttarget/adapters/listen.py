@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from drcore.clock import Clock
-from drcore.limits import HANDSHAKE_SECONDS_MAX, SEND_SECONDS_MAX, UNPROVED_CONNECTIONS_MAX
+from drcore.limits import HANDSHAKE_SECONDS_MAX, IDLE_SECONDS_MAX, UNPROVED_CONNECTIONS_MAX
 from drcore.secret import Secret
 from masttarget.errors import ListenFailed
 from wireproto.connection import Connection
@@ -99,7 +99,8 @@ def prepare(stream: socket.socket) -> None:
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE:
         stream.setsockopt(socket.IPPROTO_TCP, option, value)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS_MAX, 0))
+    for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+        stream.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", IDLE_SECONDS_MAX, 0))
 
 
 def _hang_up(stream: socket.socket) -> None:

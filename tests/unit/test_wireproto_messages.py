@@ -7,6 +7,7 @@ from wireproto.errors import MessageRefused
 from wireproto.messages import (
     EMPTY,
     PREFIX,
+    Alive,
     Bye,
     Children,
     Commit,
@@ -46,6 +47,7 @@ MESSAGES: list[Message] = [
     Unsettled(),
     Report("HW-MT-001", "was", "fand", "wollte", "tu ö"),
     Bye(),
+    Alive(),
 ]
 
 
