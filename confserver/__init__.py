@@ -1,0 +1,1 @@
+"""Items, jobs, policies, pre-flight: the configuration server. It moves no block of data."""

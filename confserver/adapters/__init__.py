@@ -1,0 +1,1 @@
+"""Where the configuration server touches vCenter, Azure, the database, agents and master targets."""
