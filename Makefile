@@ -12,7 +12,7 @@ TARGET ?=
 CREATE ?=
 KEEP ?=
 
-.PHONY: build build-asan demo demo-disk test check bench crash fault fuzz attack docs clean
+.PHONY: lab build build-asan demo demo-disk test check bench crash fault fuzz attack docs clean
 .DEFAULT_GOAL := build
 
 # The stamp is younger than everything that the build reads.
@@ -31,7 +31,12 @@ demo-disk: build
 	@$(PY) scripts/demo_disk.py $(if $(KEEP),--keep) $(if $(CREATE),--create '$(CREATE)') \
 		$(if $(SOURCE),'$(SOURCE)') $(if $(TARGET),'$(TARGET)')
 
-test: build
+# The stand-ins for vCenter and Azure: Go and Node programs, built or fetched once.
+lab: build
+	@scripts/build-vcenter
+	@simlab/azure/install
+
+test: build lab
 	$(PY) -m pytest -q
 
 check: build

@@ -121,7 +121,7 @@ class VSphere(Protocol):
         ...
 
     def attach_disk(self, vm: str, disk: VmDisk, keep_place: bool) -> None:
-        """The disk's base file hangs on the VM; with `keep_place` at its controller and unit, else where there is room."""
+        """The disk's base file hangs on the VM: with `keep_place` at its controller and unit, else where room is."""
         ...
 
     def create_snapshot(self, vm: str, name: str) -> None:

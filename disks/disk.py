@@ -83,5 +83,5 @@ class Disk(Protocol):
         ...
 
     def close(self) -> None:
-        """Descriptors and locks are given back; what was not flushed may or may not be there. A second call does nothing."""
+        """Descriptors and locks are given back; what was not flushed may or may not be there. Once is enough."""
         ...
