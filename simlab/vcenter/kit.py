@@ -22,7 +22,7 @@ def connect(vcenter: Vcenter, user: str, password: str) -> Any:
     stub = SmartStubAdapter(
         host=vcenter.host, port=vcenter.port, sslContext=context, httpConnectionTimeout=HTTP_SECONDS_MAX
     )
-    instance = vim.ServiceInstance("ServiceInstance", stub)
+    instance: Any = vim.ServiceInstance("ServiceInstance", stub)
     try:
         instance.RetrieveContent().sessionManager.Login(user, password)
     except BaseException:
@@ -80,7 +80,7 @@ def add_disk(
     """A device change: an existing file, or with a size a new one."""
     backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName=path, diskMode="persistent", uuid=uuid)
     disk = vim.vm.device.VirtualDisk(key=-1, controllerKey=controller_key, unitNumber=unit, backing=backing)
-    change = vim.vm.device.VirtualDeviceSpec(operation="add", device=disk)
+    change: Any = vim.vm.device.VirtualDeviceSpec(operation="add", device=disk)
     if size:
         disk.capacityInKB = size // 1024
         disk.capacityInBytes = size
@@ -90,7 +90,7 @@ def add_disk(
 
 def remove_disk(disk: Any, *, destroy: bool = False) -> Any:
     """A device change: the disk is detached; its files stay unless `destroy`."""
-    change = vim.vm.device.VirtualDeviceSpec(operation="remove", device=disk)
+    change: Any = vim.vm.device.VirtualDeviceSpec(operation="remove", device=disk)
     if destroy:
         change.fileOperation = "destroy"
     return change
