@@ -82,7 +82,8 @@ def stop_when_stdin_closes(stop: Callable[[], None]) -> None:
     """Whoever started the role has gone when its end of stdin closes."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(4096):
+        # Not through sys.stdin: a thread that waits in its buffer makes the interpreter abort at its end.
+        while os.read(sys.stdin.fileno(), 4096):
             pass
         stop()
 

@@ -17,7 +17,7 @@ from masttarget.ports import Log, RandomBytes, TargetStore
 from masttarget.target import Applied
 from wireproto.connection import SESSION_STREAM, Greeted, Received
 from wireproto.errors import ConnectionLost, MessageRefused, NotProved
-from wireproto.handshake import Hello, Purpose
+from wireproto.handshake import DiskOffer, Hello, Purpose
 from wireproto.keys import RANDOM_BYTES, digest_secret
 from wireproto.link import Link
 from wireproto.messages import (
@@ -50,6 +50,7 @@ class Session:
     number: int
     generation: int
     primary: Link
+    offers: tuple[DiskOffer, ...]
     disks: list[OpenDisk]
     links: list[Link] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
@@ -217,7 +218,7 @@ class Reception:
                 disk.begin(hello.generation, number)
             older = self._sessions.pop(hello.item, None)
             session = Session(
-                number, hello.generation, link, disks, [link], [0] * len(disks), [0] * len(disks)
+                number, hello.generation, link, hello.disks, disks, [link], [0] * len(disks), [0] * len(disks)
             )
             self._sessions[hello.item] = session
             published = self._published.get(hello.item, bytes(16))
@@ -278,6 +279,8 @@ class Reception:
                     current_session=session.number if session else 0,
                     current_generation=session.generation if session else 0,
                 )
+            if hello.disks != session.offers:
+                raise MessageRefused(reason="a lane that offers other disks than its session")
             session.links.append(link)
         link.send(SESSION_STREAM, Opened(session.number, bytes(16), ()))
         return session

@@ -60,6 +60,7 @@ class TargetDisk:
         self.last_block_bytes = data_bytes - max(self.blocks - 1, 0) * BLOCK_BYTES
         self.digests = new_map()
         self.known = empty
+        self._pristine = empty
         self._doubted = False
         self.lock = threading.Lock()
         self.session = 0
@@ -76,6 +77,9 @@ class TargetDisk:
 
     def scanned(self, on_bytes: Callable[[int], None]) -> Iterator[RegionRun]:
         """Every region of the disk, ascending: read if its content is not known yet, else from the digest map."""
+        if self._pristine:
+            yield RegionRun(0, self.digests.regions, None)
+            return
         if self.known:
             yield from remembered(self.digests, self._secret)
             return
@@ -186,6 +190,7 @@ class TargetDisk:
         applied, position = Applied(), 0
         with self.lock, self._doubting():
             self._guard(session, generation)
+            self._pristine = False
             try:
                 while position < len(data.entries):
                     position = self._apply_next(data.entries, position, applied)
@@ -237,6 +242,7 @@ class TargetDisk:
         applied = Applied()
         with self.lock, self._doubting():
             self._guard(session, generation)
+            self._pristine = False
             for first, count in zeroes.ranges:
                 if first + count > self.blocks:
                     raise DataMalformed(reason=f"blocks {first} to {first + count} of {self.blocks}")

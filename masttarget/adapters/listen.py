@@ -15,6 +15,7 @@ from wireproto.connection import Connection
 from wireproto.link import Link
 
 _BACKLOG: Final = 128
+ACCEPT_PAUSE_SECONDS: Final = 0.1
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 
 Serve = Callable[[Link, Callable[[], None]], None]
@@ -27,6 +28,7 @@ class Listener:
         self._shared = shared
         self._clock = clock
         self._unproved = threading.BoundedSemaphore(UNPROVED_CONNECTIONS_MAX)
+        self._closed = False
         self._threads: set[threading.Thread] = set()
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -47,7 +49,10 @@ class Listener:
             try:
                 accepted, peer = self._socket.accept()
             except OSError:
-                return
+                if self._closed:
+                    return
+                self._clock.sleep(ACCEPT_PAUSE_SECONDS)  # out of descriptors, or a peer that was gone at once
+                continue
             if not self._unproved.acquire(blocking=False):
                 accepted.close()
                 continue
@@ -59,6 +64,7 @@ class Listener:
 
     def close(self) -> None:
         """No connection is accepted any more."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
