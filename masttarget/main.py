@@ -49,8 +49,7 @@ class Master:
         host, port = self.address
         self._log("listening", host=host, port=port)
         self._listener.run(self._reception.serve)
-        self._reception.stop()
-        self._listener.join()
+        self._reception.stop(self._listener.join)
         self._log("stopped")
 
     def stop(self) -> None:

@@ -156,14 +156,18 @@ class Reception:
                 if link is session.primary:
                     self._ended(session)
 
-    def stop(self) -> None:
-        """Every session is over and every disk closed in order; digest maps that are true are kept."""
+    def stop(self, join: Callable[[], None]) -> None:
+        """Every session is over and every disk closed in order; digest maps that are true are kept.
+
+        `join` returns when no thread is in `serve` any more: one that publishes must not find its disk closed.
+        """
         with self._lock:
             self._stopping.set()
             sessions, self._sessions = list(self._sessions.values()), {}
         for session in sessions:
             session.end(Stopping())
             session.wait_for_scan()
+        join()
         with self._lock:
             disks, self._open = list(self._open.values()), {}
         for disk in disks:
