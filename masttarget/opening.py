@@ -96,12 +96,11 @@ def open_disk(
     """The target is open, checked and ours. Errors: HW-MT-003 to 007, 012, 013 and those of opening a disk."""
     journal = store.journal(config)
     record = journal.load()
-    published = bytes.fromhex(record.published) if record else b""
-    if record is not None and record.published:  # finished, but not tidied up any more
-        journal.remove()
-        record = None
+    published, finished = bytes.fromhex(record.published) if record else b"", None
     if record is not None and (record.disk != config.disk.hex or record.item != config.item.hex):
         raise JournalDamaged(path=journal.path, reason=f"the journal of disk {record.disk}")
+    if record is not None and record.published:  # finished, but not tidied up any more: replaced by `begin`
+        record, finished = None, record
     resumed, empty = record is not None, not store.exists(config)
     if empty:
         disk, record = _create(config, source_bytes, store, journal)
@@ -109,7 +108,10 @@ def open_disk(
         disk = store.open(config)
     try:
         if not empty:
-            record = _recognise(config, source_bytes, store, journal, record, disk)
+            adopted = config.adopt or (
+                finished is not None and same_disk(finished.identity, store.identity(disk))
+            )
+            record = _recognise(config, source_bytes, store, journal, record, disk, adopted=adopted)
         assert record is not None
         target = TargetDisk(
             disk, source_bytes, secret, lambda: store.new_map(config, source_bytes), empty=empty
@@ -161,11 +163,13 @@ def _recognise(
     journal: Journal,
     record: CycleRecord | None,
     disk: Disk,
+    *,
+    adopted: bool,
 ) -> CycleRecord:
     """The cycle's record, once identity and size fit."""
     identity = store.identity(disk)
     ours = record is not None and record.created and not record.identity
-    if record is None and not config.adopt:
+    if record is None and not adopted:
         raise NotAdopted(path=str(config.path), identity=describe(identity))
     if record is not None and not ours and not same_disk(record.identity, identity):
         raise OtherTarget(
