@@ -162,8 +162,12 @@ class Sync:
         self.progress = Progress(total_bytes=sum(disk.offer.size for disk in disks))
 
     def stop(self) -> None:
-        """The run ends with `Stopped` (HW-AGENT-007) as soon as it can."""
-        self._inbox.put(Stopped())
+        """The run ends with `Stopped` (HW-AGENT-007) as soon as it can.
+
+        Also where the comparing loop waits for lanes that a bandwidth holds back. The locks that are taken here are
+        re-entrant: a signal handler may find this very thread within one of them.
+        """
+        self._fail(Stopped())
 
     def run(self) -> SyncReport:
         """The point is published and everything of it durable at home.
