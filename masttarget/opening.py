@@ -61,7 +61,7 @@ class OpenDisk:
         self.journal.store(self.record)
 
     def close(self, store: TargetStore) -> None:
-        """The disk is closed. An open cycle's digest map is kept if it is true; a published one's journal is gone.
+        """The disk is closed; a digest map that is true is kept, a published cycle's record stays or goes as configured.
 
         Errors: those of the last flush and of the journal; the disk is closed and unlocked all the same, and without a
         kept digest map it is read again.
@@ -70,13 +70,13 @@ class OpenDisk:
         self.commit.stop()
         sound = self.commit.failure is None and self.target.known
         try:
-            if sound and not self.record.published:
+            if sound:
                 self.target.disk.flush()
             change_mark = store.change_mark(self.target.disk)
         finally:
             self.target.disk.close()
         try:
-            if self.record.published:
+            if self.record.published and not self.config.keep_record:
                 self.journal.remove()
             elif sound and (files := store.file_marks(self.config)):
                 root = self.journal.keep_map(self.target.digests.windows())
@@ -96,14 +96,15 @@ def open_disk(
     """The target is open, checked and ours. Errors: HW-MT-003 to 007, 012, 013 and those of opening a disk."""
     journal = store.journal(config)
     record = journal.load()
-    published, finished = bytes.fromhex(record.published) if record else b"", None
+    published = bytes.fromhex(record.published) if record else b""
+    finished: CycleRecord | None = None
     if record is not None and (record.disk != config.disk.hex or record.item != config.item.hex):
         raise JournalDamaged(path=journal.path, reason=f"the journal of disk {record.disk}")
-    if record is not None and record.published:  # finished, but not tidied up any more: replaced by `begin`
+    if record is not None and record.published:  # that cycle is over; `begin` opens the next one
         record, finished = None, record
     resumed, empty = record is not None, not store.exists(config)
     if empty:
-        disk, record = _create(config, source_bytes, store, journal)
+        disk, record = _create(config, source_bytes, store, journal, finished)
     else:
         disk = store.open(config)
     try:
@@ -111,7 +112,7 @@ def open_disk(
             adopted = config.adopt or (
                 finished is not None and same_disk(finished.identity, store.identity(disk))
             )
-            record = _recognise(config, source_bytes, store, journal, record, disk, adopted=adopted)
+            record = _recognise(config, source_bytes, store, journal, record, disk, finished, adopted=adopted)
         assert record is not None
         target = TargetDisk(
             disk, source_bytes, secret, lambda: store.new_map(config, source_bytes), empty=empty
@@ -127,15 +128,19 @@ def open_disk(
 
 
 def _create(
-    config: DiskConfig, source_bytes: int, store: TargetStore, journal: Journal
+    config: DiskConfig,
+    source_bytes: int,
+    store: TargetStore,
+    journal: Journal,
+    finished: CycleRecord | None,
 ) -> tuple[Disk, CycleRecord]:
     if not config.create:
         raise TargetMissing(path=str(config.path))
     record = CycleRecord(
         item=config.item.hex,
         disk=config.disk.hex,
-        generation=0,
-        session=0,
+        generation=finished.generation if finished else 0,
+        session=finished.session if finished else 0,
         source_bytes=source_bytes,
         created=True,
         identity={},
@@ -163,6 +168,7 @@ def _recognise(
     journal: Journal,
     record: CycleRecord | None,
     disk: Disk,
+    finished: CycleRecord | None,
     *,
     adopted: bool,
 ) -> CycleRecord:
@@ -185,11 +191,13 @@ def _recognise(
         raise TargetLarger(path=path, target_bytes=size, source_bytes=source_bytes)
     if record is not None and not ours:
         return record
+    before = record or finished
     return CycleRecord(
         item=config.item.hex,
         disk=config.disk.hex,
-        generation=record.generation if record else 0,
-        session=record.session if record else 0,
+        generation=before.generation if before else 0,
+        session=before.session if before else 0,
+        closed=finished.closed if finished else None,
         source_bytes=source_bytes,
         created=record is not None,
         identity=identity,
