@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from agent.config import AgentConfig
 from agent.descent import Ask, Descent, Order
-from agent.errors import NeverSettled, SourceChanged, Stopped
+from agent.errors import MasttargetUnreachable, NeverSettled, SourceChanged, Stopped
 from agent.pace import Bucket, Compressor
 from agent.ports import Connect, SentRecord
 from agent.ship import Lane, Source, Tally, Work
@@ -225,9 +225,7 @@ class Sync:
                 self._ports.random(RANDOM_BYTES),
                 tuple(disk.offer for disk in self._disks),
             )
-            link.send_clear(connection.greet(hello))
-            if not isinstance(link.receive(), Greeted):
-                raise MessageRefused(reason="no welcome")
+            self._greet(link, connection.greet(hello))
             link.send(SESSION_STREAM, Open())
             event = link.receive()
             if isinstance(event, Received) and isinstance(event.message, Report):
@@ -238,6 +236,31 @@ class Sync:
         except BaseException:
             link.close()
             raise
+
+    def _greet(self, link: Link, hello: bytes) -> None:
+        """The master target proved its key. Errors: `MasttargetUnreachable` (HW-AGENT-003) when it says nothing."""
+        silent = threading.Event()
+
+        def hang_up() -> None:
+            silent.set()
+            link.close()
+
+        deadline = threading.Timer(HANDSHAKE_SECONDS_MAX, hang_up)
+        deadline.daemon = True
+        deadline.start()
+        try:
+            link.send_clear(hello)
+            if not isinstance(link.receive(), Greeted):
+                raise MessageRefused(reason="no welcome")
+        except ConnectionLost as error:
+            if not silent.is_set():
+                raise
+            reason = (
+                f"something takes the connection and says nothing for {HANDSHAKE_SECONDS_MAX:.0f} seconds"
+            )
+            raise MasttargetUnreachable(address=link.peer, reason=reason) from error
+        finally:
+            deadline.cancel()
 
     def _start(self) -> None:
         """Every loop runs: one that reads the sources, one that receives and one that ships for each lane."""
