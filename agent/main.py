@@ -9,6 +9,7 @@ from typing import Final
 from agent.adapters.sent_file import SentFile
 from agent.adapters.tcp import TcpConnect
 from agent.config import AgentConfig
+from agent.errors import MasttargetUnreachable
 from agent.sync import Progress, Sync, SyncDisk, SyncPorts, SyncReport
 from disks import catalogue
 from disks.digestmap import DigestMap
@@ -56,7 +57,7 @@ class Agent:
         shared = read_key_file(config.key_file)
         ports = SyncPorts(TcpConnect(config.host, config.port), self._clock, os.urandom, shared)
         point = secrets.token_bytes(16)
-        attempt = 0
+        attempt, reached = 0, False
         while True:
             with ExitStack() as stack:
                 disks = [self._open(stack, index) for index in range(len(config.disks))]
@@ -66,7 +67,12 @@ class Agent:
                 try:
                     report = self._current.run()
                 except HomewardError as error:
-                    if error.retry is not Retry.RECONNECT or attempt >= config.reconnects or self._stopped:
+                    # Once it was reached, a master target that is away is one that restarts.
+                    reached = reached or not isinstance(error, MasttargetUnreachable)
+                    again = error.retry is Retry.RECONNECT or (
+                        isinstance(error, MasttargetUnreachable) and reached
+                    )
+                    if not again or attempt >= config.reconnects or self._stopped:
                         raise
                     wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
                     attempt += 1

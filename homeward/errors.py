@@ -60,6 +60,18 @@ class SameDisk(HomewardError):
     path: str
 
 
+class WorkplaceFailed(HomewardError):
+    """The directory in which a sync remembers itself cannot be written."""
+
+    code = "HW-HOME-007"
+    what = "{path} cannot be written"
+    found = "{reason}"
+    expected = "a writable directory with free space"
+    remedy = "make room or correct the permissions, then run the same command again"
+    path: str
+    reason: str
+
+
 class LocalStateDamaged(HomewardError):
     """What an earlier run of sync left cannot be read."""
 

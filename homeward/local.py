@@ -18,7 +18,13 @@ from agent.main import Agent
 from agent.sync import SyncReport
 from disks.disk import Format
 from drcore.errors import HomewardError
-from homeward.errors import DirectoryMissing, LocalStateDamaged, MasttargetDied, SameDisk
+from homeward.errors import (
+    DirectoryMissing,
+    LocalStateDamaged,
+    MasttargetDied,
+    SameDisk,
+    WorkplaceFailed,
+)
 from wireproto.errors import ConnectionLost, PeerReported
 
 DEFAULT_STATE: Final = Path("/var/lib/homeward/sync")
@@ -56,7 +62,7 @@ class Workplace:
     def prepare(self) -> dict[str, str]:
         """The directory is there, with a key and the identifiers of item and disk; an earlier run's are used again.
 
-        Errors: `DirectoryMissing` (HW-HOME-002), `LocalStateDamaged` (HW-HOME-006).
+        Errors: `DirectoryMissing` (HW-HOME-002), `LocalStateDamaged` (006), `WorkplaceFailed` (007).
         """
         if not _is_device(self.target) and not self.target.parent.is_dir():
             raise DirectoryMissing(path=str(self.target.parent))
@@ -71,9 +77,12 @@ class Workplace:
             found = json.loads(identifiers.read_bytes())
             return {name: str(uuid.UUID(found[name])) for name in ("item", "disk")}
         except OSError as error:
-            raise self._damaged(error.strerror or str(error)) from error
+            raise self._failed(error) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged("identifiers that cannot be read") from error
+
+    def _failed(self, error: OSError) -> WorkplaceFailed:
+        return WorkplaceFailed(path=str(self.path), reason=error.strerror or str(error))
 
     def _damaged(self, reason: str) -> LocalStateDamaged:
         return LocalStateDamaged(path=str(self.path), reason=reason)
@@ -85,6 +94,7 @@ class Workplace:
             'listen = "127.0.0.1:0"',
             f"key_file = {json.dumps(str(self.path / 'key'))}",
             f"state_directory = {json.dumps(str(self.path))}",
+            "keep_record = false",
             "[[disk]]",
             f'item = "{identifiers["item"]}"',
             f'disk = "{identifiers["disk"]}"',
@@ -95,7 +105,10 @@ class Workplace:
             f"adopt = {json.dumps(order.adopt)}",
         ]
         path = self.path / "masttarget.toml"
-        _write(path, "\n".join([*lines, ""]).encode())
+        try:
+            _write(path, "\n".join([*lines, ""]).encode())
+        except OSError as error:
+            raise self._failed(error) from error
         return path
 
     def tidy(self) -> None:
@@ -244,6 +257,7 @@ class LocalSync:
                 peer_found=found["found"],
                 peer_expected=found["expected"],
                 peer_remedy=found["remedy"],
+                peer_retry="permanent",
             )
         return int(found["port"])
 

@@ -24,6 +24,8 @@ class DiskConfig:
     allow_larger: bool
     adopt: bool
     journal: Path
+    keep_record: bool = False
+    """Whether identity, generation and session number outlive a published cycle (a sync of its own leaves nothing)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     host, port = role.address("listen", "127.0.0.1:9443")
     state = role.path("state_directory", DEFAULT_STATE)
     key_file = role.path("key_file")
+    keep_record = role.flag("keep_record", default=True)
     role.end()
-    disks = tuple(_disk(table, state) for table in top.tables("disk"))
+    disks = tuple(_disk(table, state, keep_record) for table in top.tables("disk"))
     top.end()
     if len({disk.disk for disk in disks}) != len(disks):
         raise SettingsError("two [[disk]] tables have the same disk UUID")
@@ -63,7 +66,7 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     return MasttargetConfig(host, port, key_file, state, disks)
 
 
-def _disk(table: Table, state: Path) -> DiskConfig:
+def _disk(table: Table, state: Path, keep_record: bool) -> DiskConfig:
     path = table.path("path")
     disk = table.uuid("disk")
     # A file's journal lies beside it, so that it moves with the datastore; a device has no beside.
@@ -79,6 +82,7 @@ def _disk(table: Table, state: Path) -> DiskConfig:
         allow_larger=table.flag("allow_larger", default=False),
         adopt=table.flag("adopt", default=False),
         journal=journal,
+        keep_record=keep_record,
     )
     table.end()
     return config

@@ -61,7 +61,7 @@ class OpenDisk:
         self.journal.store(self.record)
 
     def close(self, store: TargetStore) -> None:
-        """The disk is closed; a digest map that is true is kept, a published cycle's record stays or goes as configured.
+        """The disk is closed; a true digest map is kept, a published cycle's record stays or goes as configured.
 
         Errors: those of the last flush and of the journal; the disk is closed and unlocked all the same, and without a
         kept digest map it is read again.

@@ -154,11 +154,12 @@ class Connection:
         self._openers = [
             StreamOpener(secret, from_agent=other, stream=i, disk=disk) for i, disk in enumerate(disks)
         ]
-        self._body = memoryview(bytearray(FRAME_BYTES_MAX))
-        self._plain = memoryview(bytearray(FRAME_BYTES_MAX))
-        self._wire = memoryview(bytearray(FRAME_BYTES_MAX))
-        self._outgoing = memoryview(bytearray(FRAME_BYTES_MAX))
+        self._resize(HANDSHAKE_BYTES_MAX)
         self._sending = self._receiving = Phase.PROVING
+
+    def _resize(self, size: int) -> None:
+        """Buffers for frames of `size` bytes at most, large ones after the proof; views of the old ones stay good."""
+        self._body, self._plain, self._wire, self._outgoing = (memoryview(bytearray(size)) for _ in range(4))
 
     # Sending
 
@@ -215,8 +216,8 @@ class Connection:
             if self._filled < HEADER_BYTES:
                 return []
             header = decode_header(self._head)
-            if not self._openers and header.length > len(self._body):
-                raise NotTheProtocol(reason="a sealed frame before the handshake")
+            if header.length > len(self._body):
+                raise NotTheProtocol(reason="a large frame before the proof")
             self._header, self._filled = header, 0
             if header.length:
                 return []
@@ -275,5 +276,7 @@ class Connection:
             raise MessageRefused(reason=f"{kind.name} while {self._receiving.value}")
         if (header.stream == SESSION_STREAM) != (kind in ON_SESSION_STREAM):
             raise MessageRefused(reason=f"{kind.name} in stream {header.stream}")
+        if self._receiving is Phase.PROVING:
+            self._resize(FRAME_BYTES_MAX)
         self._receiving = following
         return Received(header.stream, header.sequence, message, size)

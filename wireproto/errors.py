@@ -1,5 +1,6 @@
 """What can go wrong with bytes in motion."""
 
+from contextlib import suppress
 from typing import Final
 
 from drcore.errors import HomewardError, Retry
@@ -120,6 +121,12 @@ class PeerReported(HomewardError):
     peer_found: str
     peer_expected: str
     peer_remedy: str
+    peer_retry: str
+
+    def __init__(self, **facts: str) -> None:
+        super().__init__(**facts)
+        with suppress(ValueError):  # a word that this release does not know: a person decides
+            self.retry = Retry(self.peer_retry)  # type: ignore[misc]
 
     def __str__(self) -> str:
         return super().__str__().replace(type(self).code, self.peer_code, 1)

@@ -17,7 +17,16 @@ from drcore.secret import Secret
 from wireproto.errors import LimitExceeded, MessageRefused, NotProved, PeerReported, PeerVersion
 from wireproto.frame import VERSION
 from wireproto.keys import RANDOM_BYTES, prove
-from wireproto.messages import DISKS_MAX, Report, decode_words, encode_words, error_of, report_of
+from wireproto.messages import (
+    DISKS_MAX,
+    REPORT_TEXTS,
+    Report,
+    decode_words,
+    encode_words,
+    error_of,
+    report_of,
+    report_words,
+)
 
 FIRST_VERSION: Final = 1
 LAST_VERSION: Final = VERSION
@@ -147,10 +156,9 @@ def choose_version(hello: Hello) -> int:
 
 def encode_refusal(error: HomewardError) -> bytes:
     """The body of a refusal. It is clear and unproved: it informs, nothing is decided by it but to stop."""
-    report = report_of(error)
-    return encode_words([report.code, report.what, report.found, report.expected, report.remedy])
+    return encode_words(report_words(report_of(error)))
 
 
 def decode_refusal(data: bytes) -> PeerReported:
     """The error that a refusal carries. Errors: `MessageRefused` (HW-WIRE-006)."""
-    return error_of(Report(*decode_words(data, 5)))
+    return error_of(Report(*decode_words(data, REPORT_TEXTS)))

@@ -30,6 +30,7 @@ RANGES_MAX: Final = 4096
 """Zero ranges in one message: 64 KiB of them, a fraction of a frame."""
 REGIONS_MAX: Final = 4096
 """Region digests in one message; a run of zero regions is one entry whatever its length."""
+REPORT_TEXTS: Final = 6
 SECTOR_DIGESTS_BYTES: Final = 16 * DIGEST_BYTES
 DISKS_MAX: Final = 255
 """Streams of a connection less the session's own."""
@@ -181,6 +182,8 @@ class Report:
     found: str
     expected: str
     remedy: str
+    retry: str
+    """The retry class by its name (see `drcore.errors.Retry`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +221,22 @@ def report_of(error: HomewardError) -> Report:
     """The message that carries `error` to the peer."""
     if isinstance(error, PeerReported):
         return Report(
-            error.peer_code, error.peer_what, error.peer_found, error.peer_expected, error.peer_remedy
+            error.peer_code,
+            error.peer_what,
+            error.peer_found,
+            error.peer_expected,
+            error.peer_remedy,
+            error.peer_retry,
         )
     words = error.as_json()
-    return Report(error.code, words["error"], words["found"], words["expected"], words["remedy"])
+    return Report(
+        error.code, words["error"], words["found"], words["expected"], words["remedy"], error.retry.value
+    )
+
+
+def report_words(report: Report) -> list[str]:
+    """The report's texts in the order in which they travel."""
+    return [report.code, report.what, report.found, report.expected, report.remedy, report.retry]
 
 
 def error_of(report: Report) -> PeerReported:
@@ -232,6 +247,7 @@ def error_of(report: Report) -> PeerReported:
         peer_found=report.found,
         peer_expected=report.expected,
         peer_remedy=report.remedy,
+        peer_retry=report.retry,
     )
 
 
@@ -295,8 +311,8 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.PUBLISHED), point]
         case Unsettled():
             return [_prefix(MessageType.UNSETTLED)]
-        case Report(code, what, found, expected, remedy):
-            return [_prefix(MessageType.REPORT, 5), encode_words([code, what, found, expected, remedy])]
+        case Report():
+            return [_prefix(MessageType.REPORT, REPORT_TEXTS), encode_words(report_words(message))]
         case Bye():
             return [_prefix(MessageType.BYE)]
         case Alive():
@@ -404,10 +420,9 @@ def _commit(raw: _Raw) -> Message:
 
 
 def _report(raw: _Raw) -> Message:
-    raw.limited("texts", raw.count, 5)
-    if raw.count != 5:
+    if raw.count != REPORT_TEXTS:
         raise MessageRefused(reason=f"a report of {raw.count} texts")
-    return Report(*decode_words(bytes(raw.body), 5))
+    return Report(*decode_words(bytes(raw.body), REPORT_TEXTS))
 
 
 def _durable(raw: _Raw) -> Message:

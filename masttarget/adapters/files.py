@@ -9,6 +9,7 @@ from disks.disk import Disk, Format
 from disks.image import Image
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.config import DiskConfig
+from masttarget.errors import JournalFailed
 
 
 class LocalStore:
@@ -54,7 +55,11 @@ class LocalStore:
 
     def new_map(self, disk: DiskConfig, size: int) -> DigestMap:
         directory = disk.journal if disk.journal.is_dir() else self._scratch
-        return DigestMap(size, directory)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return DigestMap(size, directory)
+        except OSError as error:
+            raise JournalFailed(path=str(directory), reason=error.strerror or str(error)) from error
 
 
 def _told(name: str) -> Format | None:

@@ -59,7 +59,7 @@ class Stage:
         key.write_bytes(self.key)
         (self.directory / "mt.toml").write_text(
             f'[masttarget]\nlisten = "127.0.0.1:0"\nkey_file = "{key}"\nstate_directory = "{self.directory}"\n'
-            f'[[disk]]\nitem = "{self.item}"\ndisk = "{self.disk}"\npath = "{self.target}"\n'
+            f'keep_record = false\n[[disk]]\nitem = "{self.item}"\ndisk = "{self.disk}"\npath = "{self.target}"\n'
             f'create = "{self.format}"\nadopt = true\n'
         )
         (self.directory / "agent.toml").write_text(

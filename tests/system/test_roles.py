@@ -55,7 +55,7 @@ def test_two_processes_bring_home_an_item_of_two_disks(tmp_path: Path, dice: ran
     assert site.served.code == 0
     judge(tmp_path / "home-one.vhd", "vhd-dynamic", write_sparse(tmp_path / "model.raw", one))
     judge(existing, "raw", second)
-    assert left_beside(existing) == []
+    assert left_beside(existing) == ["home-two.raw.homeward"], "who was adopted is remembered"
     assert list((tmp_path / "agent").iterdir()) == []
 
 
@@ -112,7 +112,7 @@ def test_a_second_agent_takes_over_and_the_first_is_fenced(tmp_path: Path, dice:
         assert second.answer()["resumed"] is True
         first.refused("HW-MT-008")
     judge(target, "raw", source)
-    assert left_beside(target) == []
+    assert left_beside(target) == ["target.raw.homeward"], "who was adopted is remembered"
 
 
 def test_of_many_agents_at_once_exactly_one_goes_on(tmp_path: Path, dice: random.Random) -> None:

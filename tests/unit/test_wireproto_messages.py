@@ -45,7 +45,7 @@ MESSAGES: list[Message] = [
     Commit(b"p" * 16, b"q" * 16, (DiskTotals(1, 2, b"r" * 32),)),
     Published(b"p" * 16),
     Unsettled(),
-    Report("HW-MT-001", "was", "fand", "wollte", "tu ö"),
+    Report("HW-MT-001", "was", "fand", "wollte", "tu ö", "reconnect"),
     Bye(),
     Alive(),
 ]
@@ -88,8 +88,8 @@ def test_a_message_cut_short_or_with_bytes_behind_is_refused(message: Message) -
         PREFIX.pack(7, 0, 0, 0, 1, 0) + (2**63).to_bytes(8, "little") + b"\1" + bytes(7),
         PREFIX.pack(7, 0, 0, 0, 1, 0) + bytes(16),
         PREFIX.pack(9, 0, 0, 0, 2**31, 0),
-        PREFIX.pack(13, 0, 0, 0, 4, 0) + bytes(8),
-        PREFIX.pack(13, 0, 0, 0, 5, 0) + b"\xff\xff" + bytes(8),
+        PREFIX.pack(13, 0, 0, 0, 5, 0) + bytes(8),
+        PREFIX.pack(13, 0, 0, 0, 6, 0) + b"\xff\xff" + bytes(8),
     ],
     ids=range(14),
 )
@@ -100,4 +100,4 @@ def test_a_field_out_of_bounds_is_a_coded_error(hostile: bytes) -> None:
 
 def test_a_report_of_another_number_of_texts_is_refused() -> None:
     with pytest.raises(MessageRefused):
-        decode(memoryview(PREFIX.pack(13, 0, 0, 0, 5, 0) + b"\0\0" * 4))
+        decode(memoryview(PREFIX.pack(13, 0, 0, 0, 6, 0) + b"\0\0" * 5))

@@ -1,0 +1,93 @@
+"""What a master target remembers beyond a published cycle: who was adopted, the generation, what the disk holds."""
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from masttarget.target import TargetDisk
+from tests.system.command import homeward, judge, some_content, write_sparse
+from tests.system.roles import Pair, Site
+from wireproto.errors import PeerReported
+
+MIB = 1024 * 1024
+
+
+def test_an_older_generation_is_refused_even_after_its_cycle_was_published_and_the_role_restarted(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    source = write_sparse(tmp_path / "source.raw", some_content(dice, 2 * MIB))
+    site = Site(tmp_path, Pair(source, tmp_path / "target.raw", create="raw"))
+    newer, older = ((tmp_path / name, generation) for name, generation in (("newer", 7), ("older", 6)))
+    with site.serving() as port:
+        homeward(
+            "agent",
+            "sync",
+            "--config",
+            site.write_agent(port, newer[0].name, generation=str(newer[1])),
+            "--json",
+        ).answer()
+    with site.serving() as port:
+        refused = homeward(
+            "agent",
+            "sync",
+            "--config",
+            site.write_agent(port, older[0].name, generation=str(older[1])),
+            "--json",
+        )
+        refused.refused("HW-MT-008")
+        homeward(
+            "agent",
+            "sync",
+            "--config",
+            site.write_agent(port, newer[0].name, generation=str(newer[1])),
+            "--json",
+        ).answer()
+
+
+@pytest.mark.parametrize("touched", [False, True], ids=["left alone", "touched meanwhile"])
+def test_the_next_cycle_reads_the_target_only_when_somebody_touched_it(
+    touched: bool, tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = some_content(dice, 6 * MIB)
+    source = write_sparse(tmp_path / "source.raw", content)
+    target = tmp_path / "target.raw"
+    site = Site(tmp_path, Pair(source, target, create="raw", adopt=False))
+    site_keeps = site.masttarget()
+    kept = replace(site_keeps, disks=tuple(replace(disk, keep_record=True) for disk in site_keeps.disks))
+    monkeypatch.setattr(site, "masttarget", lambda: kept)
+    known: list[bool] = []
+    scanned = TargetDisk.scanned
+
+    def noting(self: TargetDisk, *arguments: object) -> object:
+        known.append(self.known)
+        return scanned(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TargetDisk, "scanned", noting)
+    with site.listening() as port:
+        site.sync(port)
+    if touched:
+        os.utime(target, ns=(1, 1))
+    with site.listening() as port:
+        report = site.sync(port)
+    assert report.resumed is False
+    assert report.disks[0].blocks_sent == 0
+    assert known == [True, not touched], "the first was created, so what it holds was known too"
+    judge(target, "raw", source)
+
+
+def test_another_disk_at_the_adopted_path_is_not_written_to(tmp_path: Path, dice: random.Random) -> None:
+    source = write_sparse(tmp_path / "source.raw", some_content(dice, 2 * MIB))
+    target = tmp_path / "target.raw"
+    site = Site(tmp_path, Pair(source, target, create="raw", adopt=False))
+    with site.serving() as port:
+        homeward("agent", "sync", "--config", site.write_agent(port), "--json").answer()
+    target.unlink()
+    stranger = dice.randbytes(3 * MIB)
+    target.write_bytes(stranger)
+    with site.listening() as port, pytest.raises(PeerReported) as caught:
+        site.sync(port)
+    assert caught.value.peer_code in ("HW-MT-006", "HW-MT-007")
+    assert target.read_bytes() == stranger
