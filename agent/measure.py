@@ -9,6 +9,7 @@ from _native import compare, digest, pack
 from agent.errors import TargetLarger, TargetTooSmall
 from disks.disk import Disk
 from disks.scan import data_runs
+from drcore.buffers import buffer
 from drcore.limits import FRAME_BYTES_MAX
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, SPAN_BYTES, bit_runs, parts
 
@@ -113,10 +114,10 @@ class _Worker:
     def __init__(self, source: Disk, target: Disk) -> None:
         self._source = source
         self._target = target
-        self._a = memoryview(bytearray(SPAN_BYTES))
-        self._b = memoryview(bytearray(SPAN_BYTES))
+        self._a = buffer(SPAN_BYTES)
+        self._b = buffer(SPAN_BYTES)
         self._bitmaps = memoryview(bytearray(2 * SPAN_BLOCKS))
-        self._frame = memoryview(bytearray(FRAME_BYTES_MAX))
+        self._frame = buffer(FRAME_BYTES_MAX)
         self._digests = bytes(SPAN_BLOCKS * DIGEST_BYTES)
         self._packed = 0
         self._sampled_bytes = 0

@@ -12,6 +12,7 @@ from agent.window import Window
 from agent.work import WorkQueue
 from disks.digestmap import DigestMap
 from disks.disk import Disk
+from drcore.buffers import buffer
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import FRAME_BYTES_MAX
@@ -87,11 +88,11 @@ class Lane:
         self._compressor = compressor
         self._clock = clock
         self._on_failure = on_failure
-        self._span = memoryview(bytearray(SPAN_BYTES))
-        self._zeroes = memoryview(bytes(SPAN_BYTES))
+        self._span = buffer(SPAN_BYTES)
+        self._zeroes = buffer(SPAN_BYTES)
         self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
         self._sectors = memoryview(bytearray(SPAN_BLOCKS * 2))
-        self._frame = memoryview(bytearray(FRAME_BYTES_MAX))[:PLAIN_BYTES_MAX]
+        self._frame = buffer(FRAME_BYTES_MAX)[:PLAIN_BYTES_MAX]
         self._source: Source | None = None
         self._taken = 0
         self._begin_frame()

@@ -20,7 +20,7 @@ from disks.disk import Disk
 from disks.scan import RegionRun, scan
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import HEARTBEAT_SECONDS
+from drcore.limits import HANDSHAKE_SECONDS_MAX, HEARTBEAT_SECONDS
 from drcore.secret import Secret
 from drcore.units import BLOCK_BYTES, REGION_BYTES
 from wireproto.connection import SESSION_STREAM, Connection, Greeted, Received

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from _native import digest
 from disks.digestmap import DigestMap
 from disks.disk import Disk, ExtentKind
+from drcore.buffers import buffer
 from drcore.limits import MIB
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, REGION_BYTES, ZERO_DIGEST, parts
 
@@ -57,7 +58,7 @@ def scan(
 
     `on_bytes` is called with the position reached, often; what it raises ends the scan. Errors: `ReadFailed`.
     """
-    buffer = memoryview(bytearray(PIECE_BYTES))
+    piece = buffer(PIECE_BYTES)
     out = memoryview(bytearray(PIECE_BYTES // BLOCK_BYTES * DIGEST_BYTES))
     told = 0
     for start, length in pieces(disk, digests.size):
@@ -65,9 +66,9 @@ def scan(
         if region > told:
             yield from _tell(digests, secret, told, region)
             told = region
-        disk.read(start, buffer[:length])
+        disk.read(start, piece[:length])
         found = out[: parts(length, BLOCK_BYTES) * DIGEST_BYTES]
-        if digest.digest_blocks(buffer[:length], secret, found):
+        if digest.digest_blocks(piece[:length], secret, found):
             digests.write(start // BLOCK_BYTES, found)
         on_bytes(start + length)
     yield from _tell(digests, secret, told, digests.regions)

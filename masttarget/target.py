@@ -13,6 +13,7 @@ from _native import compare, digest, pack
 from disks.digestmap import DigestMap
 from disks.disk import Disk
 from disks.scan import RegionRun, remembered, scan
+from drcore.buffers import buffer
 from drcore.units import (
     BLOCK_BYTES,
     BLOCK_SECTORS,
@@ -69,8 +70,8 @@ class TargetDisk:
         self._new_map = new_map
         self.claims: DigestMap | None = None
         self.lost: list[int] = []
-        self._span = memoryview(bytearray(SPAN_BYTES))
-        self._block = memoryview(bytearray(BLOCK_BYTES))
+        self._span = buffer(SPAN_BYTES)
+        self._block = buffer(BLOCK_BYTES)
         self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
 
     # Comparing

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
+from drcore.buffers import buffer
 from drcore.errors import HomewardError
 from drcore.limits import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX
 from drcore.secret import Secret
@@ -159,7 +160,7 @@ class Connection:
 
     def _resize(self, size: int) -> None:
         """Buffers for frames of `size` bytes at most, large ones after the proof; views of the old ones stay good."""
-        self._body, self._plain, self._wire, self._outgoing = (memoryview(bytearray(size)) for _ in range(4))
+        self._body, self._plain, self._wire, self._outgoing = (buffer(size) for _ in range(4))
 
     # Sending
 
