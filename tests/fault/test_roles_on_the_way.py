@@ -15,8 +15,8 @@ from drcore.errors import HomewardError
 from drcore.secret import Secret
 from tests.fault.relay import Deed, Once, Relay, cut_short, dropped, flipped, hung_up, reordered, replayed
 from tests.system.command import homeward, judge, write_sparse
-from tests.system.roles import Pair, Site, no_retry, write_key
-from wireproto.errors import ConnectionLost, PeerReported, PeerVersion
+from tests.system.roles import Pair, Site, write_key
+from wireproto.errors import PeerReported, PeerVersion
 from wireproto.frame import FrameClass, Header
 from wireproto.handshake import DiskOffer, Hello, Purpose, encode_hello, encode_refusal, encode_welcome
 from wireproto.handshake import Welcome as WelcomeMessage
