@@ -65,3 +65,41 @@ SIMLAB_OPERATIONS_MAX: Final = 10_000
 """Long-running operations that a stand-in can still be asked about."""
 SIMLAB_BODY_BYTES_MAX: Final = 8 * MIB
 """What a stand-in takes as one request: twice the largest Put Page."""
+
+PAGE_BLOB_READ_BYTES_MAX: Final = 4 * MIB
+"""One ranged GET of a page blob: a span of the disk; larger ones gain nothing and lose more when one breaks."""
+PAGE_BLOB_READS_MAX: Final = 4
+"""Ranged GETs under way for one read: 16 MiB fill a gigabit link at 100 ms."""
+PAGE_BLOB_ATTEMPTS_MAX: Final = 7
+"""A call of the blob service is made so often: with doubling pauses from half a second that bridges half a minute,
+in which Azure moves a busy partition."""
+PAGE_BLOB_PAUSE_SECONDS_MAX: Final = 60.0
+"""The longest pause that the blob service may ask for; a longer one is told to the operator instead."""
+PAGE_LIST_WINDOW_BYTES: Final = 16 * GIB
+"""Page ranges are asked for in windows: Azure's own time limit breaks the list of a whole, fragmented disk."""
+PAGE_LIST_BYTES_MAX: Final = 64 * MIB
+"""One page of a page list: Azure's 10,000 ranges are 1 MiB; an emulator answers a window's 4 KiB crumbs in one page."""
+
+VCENTER_TASK_SECONDS_MAX: Final = 600.0
+"""A task of vCenter that writes no disk (power, reconfiguration, snapshot) takes seconds; after so long a person looks."""
+VCENTER_MERGE_SECONDS_MAX: Final = 24 * 3600.0
+"""Merging a snapshot copies what it holds: 10 TiB at 120 MiB/s."""
+VCENTER_WAIT_SECONDS_MAX: Final = 20.0
+"""One wait for updates: shorter than what firewalls and proxies allow a silent connection."""
+VCENTER_IDLE_SECONDS_MAX: Final = 30.0
+"""A connection that lay idle for longer is not used again: the other side, or a proxy, may have dropped it."""
+VCENTER_OBJECTS_MAX: Final = 500
+"""Objects in one answer of the property collector; the rest is asked for page by page."""
+MASTER_TARGET_DISKS_MAX: Final = 60
+"""Disks on a master target: four SCSI controllers of fifteen (R050)."""
+
+BACKLOG_BYTES_SMALL: Final = 64 * MIB
+"""A cycle that found no more than this changed ends the catching up before a failback: a second or two on most lines."""
+BACKLOG_CYCLES_MAX: Final = 10
+"""Cycles before a failback; a machine that still changes faster than the line carries only gets longer downtime."""
+SAS_SECONDS: Final = 24 * 3600
+"""A disk's read access in Azure, revoked after use: the longest final read (4 TiB at 50 MB/s) with the cushion of one."""
+MASTTARGET_DISKS_MAX: Final = 60
+"""Disks that a master target's VM may have: four SCSI controllers of 15 units each."""
+REQUEST_BYTES_MAX: Final = 64 * KIB
+"""A request to the configuration server's API: the largest, an item of 60 disks, has 20 KiB."""
