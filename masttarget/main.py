@@ -46,8 +46,6 @@ class Master:
     def run(self, *, once: bool = False) -> None:
         """Serves until `stop`; with `once`, until the first session has ended."""
         self._once = once
-        host, port = self.address
-        self._log("listening", host=host, port=port)
         self._listener.run(self._reception.serve)
         self._reception.stop(self._listener.join)
         self._log("stopped")

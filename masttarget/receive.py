@@ -236,11 +236,11 @@ class Reception:
                 )
             )
             older.wait_for_scan()
-        self._log("session began", peer=link.peer, item=hello.item.hex(), session=number)
         states = tuple(DiskState(disk.target.disk.size, disk.empty, disk.resumed) for disk in disks)
         link.send(SESSION_STREAM, Opened(number, published, states))
         session.scanner = threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True)
         session.scanner.start()
+        self._log("session began", peer=link.peer, item=hello.item.hex(), session=number)
         return session
 
     def _disk(self, disk: bytes, size: int, secret: bytes) -> OpenDisk:
