@@ -43,7 +43,8 @@ class KeyFileRefused(HomewardError):
 def read_key_file(path: Path) -> Secret:
     """The shared key in the file. Errors: `KeyFileRefused` (HW-CORE-001), also when others may read it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # O_NONBLOCK: a named pipe must not hold us; it has no effect on files.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             mode = os.fstat(descriptor).st_mode
             data = os.read(descriptor, 4 * KEY_BYTES)
