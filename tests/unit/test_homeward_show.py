@@ -1,0 +1,95 @@
+"""What people see: sizes, times, progress in plain words, and nothing on stdout but the answer."""
+
+import json
+import threading
+
+import pytest
+
+from homeward import show
+from homeward.show import Standing
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536 * 1024, "1.5 MiB"),
+        (16 << 40, "16.0 TiB"),
+        (5000 << 40, "5000.0 TiB"),
+    ],
+)
+def test_sizes(number: int, text: str) -> None:
+    assert show.size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "2 h 0 min"),
+        (9000, "2 h 30 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert show.duration(seconds) == text
+
+
+def test_a_count_has_its_thousands_apart() -> None:
+    assert show.count(1234567) == "1,234,567"
+
+
+def test_the_json_answer_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    show.answer_json({"a": "two\nlines", "b": None})
+    show.say("for people")
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    assert json.loads(out) == {"a": "two\nlines", "b": None}
+    assert err == "for people\n"
+
+
+def test_progress_without_a_terminal_is_a_line_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, "LINE_SECONDS", 0.01)
+    told = threading.Event()
+    say = show.say
+
+    def noted(text: str) -> None:
+        say(text)
+        told.set()
+
+    monkeypatch.setattr(show, "say", noted)
+    done = iter(range(1, 1_000_000))
+    with show.progress(lambda: Standing(min(next(done), 80), 100, 5 << 20, "comparing")):
+        assert told.wait(10)
+    out, err = capsys.readouterr()
+    assert out == ""
+    first = err.splitlines()[0]
+    assert first.startswith("comparing: ")
+    for word in ("% of 100 B", "5.0 MiB so far", "/s, "):
+        assert word in first
+
+
+def test_progress_of_nothing_divides_by_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
+    monkeypatch.setattr(show, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(show, "say", lambda text: (told.set(), lines.append(text)))
+    lines: list[str] = []
+    with show.progress(lambda: Standing(0, 0, 0, "starting")):
+        assert told.wait(10)
+    assert "100 %" in lines[0]
+    assert "time left not known yet" in lines[0]
+
+
+def test_progress_ends_with_the_work_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyError), show.progress(lambda: Standing(0, 1, 0, "x")):
+        raise KeyError
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
