@@ -94,7 +94,7 @@ MASTER_TARGET_DISKS_MAX: Final = 60
 """Disks on a master target: four SCSI controllers of fifteen (R050)."""
 
 BACKLOG_BYTES_SMALL: Final = 64 * MIB
-"""A cycle that found no more than this changed ends the catching up before a failback: a second or two on most lines."""
+"""A cycle that found no more than this changed ends the catching up before a failback: seconds on most lines."""
 BACKLOG_CYCLES_MAX: Final = 10
 """Cycles before a failback; a machine that still changes faster than the line carries only gets longer downtime."""
 SAS_SECONDS: Final = 24 * 3600
@@ -103,3 +103,13 @@ MASTTARGET_DISKS_MAX: Final = 60
 """Disks that a master target's VM may have: four SCSI controllers of 15 units each."""
 REQUEST_BYTES_MAX: Final = 64 * KIB
 """A request to the configuration server's API: the largest, an item of 60 disks, has 20 KiB."""
+
+AZURE_ATTEMPTS_MAX: Final = 7
+"""A call of the Resource Manager is made so often: with doubling pauses from a second that bridges a minute."""
+AZURE_PAUSE_SECONDS_MAX: Final = 240.0
+"""The longest pause that Azure may ask for: its shorter throttling window is three minutes; the longer, of half an
+hour, goes to the job."""
+AZURE_BUSY_PAUSE_SECONDS_MAX: Final = 15.0
+"""Between two questions whether another operation has ended: power verbs take about a minute."""
+AZURE_MESSAGE_CHARACTERS_MAX: Final = 400
+"""What an error repeats of Azure's own words."""
