@@ -4,6 +4,7 @@ Every changing verb is idempotent: asked for what is already so, it does nothing
 half-way can simply be run again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -188,4 +189,94 @@ class Azure(Protocol):
 
     def revoke_access(self, disk_id: str) -> None:
         """No URL to the disk is good any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaDisk:
+    """A disk of an item on its way home. `disk` is its identity everywhere, the VMware UUID as 32 hex digits.
+
+    `path` is the target as vSphere names it where it hangs on the master target; `azure_disk` a resource id.
+    """
+
+    disk: str
+    path: str
+    size: int
+    azure_disk: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOrder:
+    """What the replication of one item is about. `generation` fences off whoever has an older one."""
+
+    item: str
+    generation: int
+    disks: tuple[ReplicaDisk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CycleReport:
+    """A cycle that ended with a published point. All counts are bytes; `content_bytes` is what had changed."""
+
+    point: str
+    content_bytes: int
+    bytes_sent: int
+    seconds: float
+    roots: tuple[str, ...]
+    """The root of each disk, hex, in the order of the disks."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskProof:
+    """Both sides' content roots of one disk, hex: read again from Azure and from the medium at home."""
+
+    disk: str
+    size: int
+    source_content_root: str
+    target_content_root: str
+
+
+Stopped = Callable[[], bool]
+"""Whether the operator wants the work to end; asked at least every second."""
+Moved = Callable[[int], None]
+"""Told now and then how many bytes the work has moved so far."""
+
+
+class Replication(Protocol):
+    """The data path of an item, agent to master target. Errors: HW-CONF-007 when stopped, 010 to 018, coded."""
+
+    def start(self, order: ReplicaOrder) -> None:
+        """The master target has taken the disks: each is there, with the UUID and size of the order (adoption)."""
+        ...
+
+    def cycle(self, order: ReplicaOrder, stopped: Stopped, moved: Moved) -> CycleReport:
+        """The disks at home hold what the running machine's disks held; a point is published."""
+        ...
+
+    def final_cycle(
+        self, order: ReplicaOrder, urls: tuple[str, ...], stopped: Stopped, moved: Moved
+    ) -> CycleReport:
+        """The disks at home hold what the page blobs behind the URLs (one for each disk, secret) hold."""
+        ...
+
+    def proof(
+        self, order: ReplicaOrder, urls: tuple[str, ...], stopped: Stopped, moved: Moved
+    ) -> tuple[DiskProof, ...]:
+        """Both sides' content roots, read in full. It judges nothing."""
+        ...
+
+    def stop(self, order: ReplicaOrder) -> None:
+        """The master target holds none of the disks any more, and no URL or copy of theirs is left here."""
+        ...
+
+    def forget(self, order: ReplicaOrder) -> None:
+        """The item's points are gone (R143); the disks stay."""
+        ...
+
+
+class Network(Protocol):
+    """Whether a TCP port answers."""
+
+    def reach(self, host: str, port: int) -> str:
+        """Why nothing answers there; empty when something does."""
         ...

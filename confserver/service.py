@@ -1,0 +1,248 @@
+"""What users ask of the configuration server, decided here: facts, pre-flight, plan, and the job that follows."""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from confserver import preflight
+from confserver.errors import DiskMissing, PreflightRefused
+from confserver.failback import CANCEL, COMMIT, FAILBACK
+from confserver.items import Item, ItemDisk, Job, JobStatus, Plan
+from confserver.jobs import Jobs, new_job, require_retryable, side_effects
+from confserver.ports import Network, Power, Vm, VmDisk
+from confserver.preflight import BACK_CHECKS, FAILBACK_CHECKS, REPROTECT_CHECKS, Check, Facts, Path
+from confserver.reprotect import AGENT_SECONDS_MAX, REPLICATE, REPROTECT
+from confserver.states import State, after
+from confserver.steps import Ports, Verb, disk_on
+from confserver.store import Store
+from drcore.clock import Clock
+from drcore.errors import HomewardError
+
+VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
+    {verb.name: verb for verb in (REPROTECT, REPLICATE, FAILBACK, COMMIT, CANCEL)}
+)
+CHECKS: Final = MappingProxyType(
+    {
+        "reprotect": REPROTECT_CHECKS,
+        "failback": FAILBACK_CHECKS,
+        "replicate": BACK_CHECKS,
+        "commit": BACK_CHECKS,
+        "cancel": BACK_CHECKS,
+    }
+)
+PRIVILEGES: Final = (
+    "VirtualMachine.Config.AddExistingDisk",
+    "VirtualMachine.Config.RemoveDisk",
+    "VirtualMachine.Interact.PowerOff",
+    "VirtualMachine.Interact.PowerOn",
+    "VirtualMachine.State.CreateSnapshot",
+    "VirtualMachine.State.RemoveSnapshot",
+    "VirtualMachine.State.RevertToSnapshot",
+)
+"""What reprotect, failback, commit and cancel do to the VM at home; vSphere's names."""
+
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Enabling:
+    """What a user tells when a failed-over machine becomes an item."""
+
+    name: str
+    vm: str
+    masttarget: str
+    azure_vm: str
+    os_family: str
+    disks: tuple[ItemDisk, ...]
+    failed_over_at: float
+    instance_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the configuration says about the surroundings: the master target's family, and ports that have to answer."""
+
+    masttarget_os: str
+    paths: tuple[tuple[str, int], ...]
+
+
+class Service:
+    """See the module. Any thread."""
+
+    def __init__(
+        self, store: Store, jobs: Jobs, ports: Ports, network: Network, clock: Clock, site: Site
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._ports = ports
+        self._network = network
+        self._clock = clock
+        self._site = site
+
+    # Items
+
+    def enable(self, told: Enabling) -> Item:
+        """The machine is an item. Errors: HW-CONF-023, and those of vCenter when it has to be asked for the VM."""
+        instance = told.instance_uuid or self._ports.vsphere.vm(told.vm).instance_uuid
+        disks = tuple(ItemDisk(uuid.UUID(disk.disk).hex, disk.azure_disk) for disk in told.disks)
+        return self._store.enable(
+            Item(
+                id=str(uuid.uuid4()),
+                name=told.name,
+                vm=told.vm,
+                instance_uuid=instance,
+                masttarget=told.masttarget,
+                azure_vm=told.azure_vm,
+                os_family=told.os_family,
+                disks=disks,
+                failed_over_at=told.failed_over_at or self._clock.now(),
+            )
+        )
+
+    # Verbs
+
+    def preflight(self, reference: str, verb: str) -> tuple[Check, ...]:
+        """The findings of every check of the verb. Touches nothing."""
+        return preflight.run(CHECKS[verb], self._facts(reference, verb))
+
+    def plan(self, reference: str, verb: str) -> tuple[Plan, list[dict[str, Any]]]:
+        """The plan and every side effect of the verb in order. Touches nothing. Errors: HW-CONF-002, 004, 010."""
+        item = self._store.item(reference)
+        after(item.state, VERBS[verb].event)
+        plan = self._make_plan(item, verb)
+        return plan, side_effects(VERBS[verb], plan)
+
+    def begin(self, reference: str, verb: str, retry_of: str = "") -> Job:
+        """The verb's job is under way. Errors: HW-CONF-002, 004, 005, and `PreflightRefused` (HW-CONF-006)."""
+        item = self._store.item(reference)
+        after(item.state, VERBS[verb].event)
+        in_the_way = preflight.refused(self.preflight(reference, verb))
+        if in_the_way:
+            reasons = "; ".join(f"{check.code} {check.title}: {check.observed}" for check in in_the_way)
+            raise PreflightRefused(verb=verb, item=item.name, count=len(in_the_way), reasons=reasons)
+        plan = self._make_plan(item, verb)
+        job = self._store.begin_job(
+            new_job(VERBS[verb], plan, self._clock.now(), retry_of), VERBS[verb].event
+        )
+        self._jobs.run(job)
+        return job
+
+    def retry(self, reference: str) -> Job:
+        """A failed job's verb runs anew as a new job; a stuck job goes on with its undo. Errors: HW-CONF-003, 008."""
+        job = self._store.job(reference)
+        require_retryable(job)
+        if job.status is JobStatus.STUCK:
+            return self._jobs.undo_again(reference)
+        return self.begin(job.item, job.verb, retry_of=job.id)
+
+    def cancel(self, reference: str) -> Job:
+        """The item's job will end and undo, or, when it has none, the failback is cancelled by a job of its own."""
+        item = self._store.item(reference)
+        if item.job:
+            return self._jobs.cancel(item.job)
+        return self.begin(reference, "cancel")
+
+    # Plans
+
+    def _make_plan(self, item: Item, verb: str) -> Plan:
+        if item.home is not None:
+            disks, was_on = item.home.disks, item.home.was_on
+        else:
+            vm = self._ports.vsphere.vm(item.vm)
+            disks, was_on = _places(item, vm), vm.power is Power.ON
+        azure = {disk.disk: disk.azure_disk for disk in item.disks}
+        fencing = verb in ("reprotect", "failback", "cancel")
+        return Plan(
+            verb=verb,
+            item=item.id,
+            vm=item.vm,
+            masttarget=item.masttarget,
+            azure_vm=item.azure_vm,
+            generation=item.generation + 1 if fencing else item.generation,
+            disks=disks,
+            azure_disks=tuple(azure[disk.uuid] for disk in disks),
+            was_on=was_on,
+            snapshot=f"homeward-failback-{item.id}",
+            agent_deadline=item.failed_over_at + AGENT_SECONDS_MAX,
+        )
+
+    # Facts
+
+    def _facts(self, reference: str, verb: str) -> Facts:
+        gaps: dict[str, str] = {}
+
+        def ask(name: str, question: Callable[[], _Found]) -> _Found | None:
+            try:
+                return question()
+            except HomewardError as error:
+                gaps[name] = str(error)
+                return None
+
+        vsphere = self._ports.vsphere
+        item = ask("item", lambda: self._store.item(reference))
+        vcenter = ask("vcenter", vsphere.vcenter)
+        nobody = Facts(
+            item=item,
+            azure=None,
+            vcenter=vcenter,
+            vm=None,
+            masttarget=None,
+            host_vms=None,
+            datastores=None,
+            missing_privileges=None,
+            masttarget_os=self._site.masttarget_os,
+            reserved_disks=0,
+            paths=(),
+            now=self._clock.now(),
+            gaps=gaps,
+        )
+        if item is None or CHECKS[verb] is BACK_CHECKS:
+            return nobody
+        facts = replace(
+            nobody,
+            azure=ask("azure", lambda: self._ports.azure.vm(item.azure_vm)),
+            reserved_disks=self._reserved(item),
+            paths=tuple(Path(host, port, self._network.reach(host, port)) for host, port in self._site.paths),
+        )
+        if vcenter is None:
+            return facts
+        masttarget = ask("masttarget", lambda: vsphere.vm(item.masttarget))
+        facts = replace(
+            facts,
+            vm=ask("vm", lambda: vsphere.vm(item.vm)),
+            masttarget=masttarget,
+            missing_privileges=ask(
+                "missing_privileges", lambda: vsphere.missing_privileges(item.vm, PRIVILEGES)
+            ),
+        )
+        if masttarget is None:
+            return facts
+        return replace(
+            facts,
+            host_vms=ask("host_vms", lambda: vsphere.vms_on(masttarget.host)),
+            datastores=ask("datastores", lambda: vsphere.datastores(masttarget.host)),
+        )
+
+    def _reserved(self, item: Item) -> int:
+        """Disks of other items on their way to the same master target that do not hang on it yet."""
+        return sum(
+            len(other.disks)
+            for other in self._store.items()
+            if other.id != item.id
+            and other.masttarget == item.masttarget
+            and other.state in (State.REPROTECTING, State.CANCELLING)
+        )
+
+
+def _places(item: Item, vm: Vm) -> tuple[VmDisk, ...]:
+    """The item's disks as they hang on the VM, by their base files. Errors: `DiskMissing` (HW-CONF-010)."""
+    found = []
+    for wanted in item.disks:
+        disk = disk_on(vm, wanted.disk)
+        if disk is None:
+            present = ", ".join(other.uuid for other in vm.disks) or "none"
+            raise DiskMissing(disk=wanted.disk, vm=item.vm, present=present)
+        found.append(replace(disk, path=disk.base_path))
+    return tuple(found)
