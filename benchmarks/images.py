@@ -55,6 +55,8 @@ class Changes:
     pieces: tuple[tuple[int, int], ...]
     sectors: dict[int, int]
     """For each block that differs the bitmap of its sectors that do."""
+    blocks_zeroed: int
+    """Of the blocks that differ, those that became zero: they are told, not sent."""
 
     @property
     def sector_count(self) -> int:
@@ -135,6 +137,7 @@ def change(before: Image, path: Path, seed: int) -> Changes:
     chosen = sorted(chance.sample(blocks, max(1, round(len(blocks) * CHANGED_SHARE))))
     pieces = []
     sectors = {}
+    blocks_zeroed = 0
     with before.path.open("rb") as old, path.open("r+b") as new:
         for block in chosen:
             if chance.random() < WHOLE_SHARE:
@@ -149,9 +152,11 @@ def change(before: Image, path: Path, seed: int) -> Changes:
                 )
             pieces += spots
             sectors[block] = bits
+            new.seek(block * BLOCK_BYTES)
+            blocks_zeroed += not any(new.read(BLOCK_BYTES))
         new.flush()
         os.fsync(new.fileno())
-    return Changes(before, Image(path, before.size, before.runs), tuple(pieces), sectors)
+    return Changes(before, Image(path, before.size, before.runs), tuple(pieces), sectors, blocks_zeroed)
 
 
 def _replace(
