@@ -228,11 +228,8 @@ class Lane:
             compare.sector_bitmaps(span, source.secret, order.patched, order.sectors, found)
             at = 0
             for start, count in bit_runs(order.patched):
-                for block in range(start, start + count):
-                    bits = found[2 * at : 2 * at + 2]
-                    if any(bits):  # none differs though the block does: a collision; it goes whole
-                        out[2 * block : 2 * block + 2] = bits
-                    at += 1
+                _place(found[2 * at : 2 * (at + count)], out[2 * start : 2 * (start + count)])
+                at += count
         return out
 
     def _leave_zeroes_out(self, span: memoryview, fresh: int, out: memoryview) -> None:
@@ -242,10 +239,8 @@ class Lane:
         if sectors >= DENSE * len(found) // 2 * BLOCK_SECTORS:
             return  # mostly data: whole blocks are unpacked in long runs
         for start, count in bit_runs(fresh):
-            for block in range(start, start + count):
-                bits = found[2 * block : 2 * block + 2]
-                if any(bits):
-                    out[2 * block : 2 * block + 2] = bits
+            place = slice(2 * start, 2 * (start + count))
+            _place(found[place], out[place])
 
     def _count(
         self,
@@ -257,10 +252,10 @@ class Lane:
         wire: int,
         resent: int,
     ) -> None:
+        bits = int.from_bytes(sectors, "little")
         number = sum(
-            int.from_bytes(sectors[2 * block : 2 * block + 2], "little").bit_count()
+            (bits >> BLOCK_SECTORS * start & (1 << BLOCK_SECTORS * count) - 1).bit_count()
             for start, count in bit_runs(packed)
-            for block in range(start, start + count)
         )
         again = (packed & resent).bit_count()
         with source.tally.lock:
@@ -269,3 +264,16 @@ class Lane:
             tally.sectors += number
             tally.content_bytes += content
             tally.resent_bytes += wire * again // packed.bit_count() if packed else 0
+
+
+def _place(found: memoryview, out: memoryview) -> None:
+    """`out` holds the bitmaps (two bytes each) of `found`, except where one is empty.
+
+    No sector differs, though the block does: two sectors share a digest. Such a block goes whole, as `out` has it.
+    """
+    if 0 not in found.cast("H"):
+        out[:] = found
+        return
+    for at in range(0, len(found), 2):
+        if any(found[at : at + 2]):
+            out[at : at + 2] = found[at : at + 2]

@@ -70,7 +70,7 @@ class OpenDisk:
         self.commit.stop()
         sound = self.commit.failure is None and self.target.known
         try:
-            if sound:
+            if sound and not self.record.published:  # what was published is durable
                 self.target.disk.flush()
             change_mark = store.change_mark(self.target.disk)
         finally:

@@ -90,6 +90,14 @@ class Session:
             else:
                 part(link, error)
 
+    def begin_scan(self, scanner: threading.Thread) -> None:
+        """The scan runs, unless the session has ended meanwhile (`Stopping`)."""
+        with self.arrived:
+            if self.ended:
+                raise Stopping()
+            scanner.start()
+            self.scanner = scanner
+
     def wait_for_scan(self) -> None:
         """The scan of an ended session is over: nothing of it uses the digest map any more."""
         if self.scanner is not None and self.scanner is not threading.current_thread():
@@ -238,8 +246,7 @@ class Reception:
             older.wait_for_scan()
         states = tuple(DiskState(disk.target.disk.size, disk.empty, disk.resumed) for disk in disks)
         link.send(SESSION_STREAM, Opened(number, published, states))
-        session.scanner = threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True)
-        session.scanner.start()
+        session.begin_scan(threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True))
         self._log("session began", peer=link.peer, item=hello.item.hex(), session=number)
         return session
 
