@@ -146,8 +146,8 @@ class DatastoreUnmapped(HomewardError):
     code = "HW-CONF-012"
     what = "the master target cannot find {path}"
     found = "{reason}"
-    expected = "a datastore that [replication.datastores] maps to a directory"
-    remedy = "add the datastore to [replication.datastores], restart the server, retry the job"
+    expected = "a datastore that a [[replication.datastore]] maps to a directory"
+    remedy = "add a [[replication.datastore]] for it, restart the server, retry the job"
     path: str
     reason: str
 

@@ -156,6 +156,7 @@ class FakeVSphere:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.tools = True
 
     def vcenter(self) -> Vcenter:
         return Vcenter("vc", "8.0.3", "vc-uuid")
@@ -177,7 +178,7 @@ class FakeVSphere:
             power=Power(state["home_power"]) if web else Power.ON,
             host="esx1",
             memory_bytes=2**30,
-            tools_running=not web,
+            tools_running=not web and self.tools,
             enable_uuid=True,
             controllers=("VirtualLsiLogicController",),
             disks=tuple(disks),
