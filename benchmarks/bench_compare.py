@@ -1,4 +1,4 @@
-"""Claim: homeward compare tells exactly what differs in the time in which others find the first difference."""
+"""Claim: homeward compare counts every block and sector that differs, faster than cmp lists the bytes."""
 
 import json
 from pathlib import Path

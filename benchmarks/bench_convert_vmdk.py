@@ -1,4 +1,4 @@
-"""Claim: bringing a raw disk home as a new VMDK costs little more than converting it with qemu-img."""
+"""Claim: a raw disk comes home as a VMDK that qemu-img calls identical; qemu-img convert is the yardstick."""
 
 import json
 from pathlib import Path

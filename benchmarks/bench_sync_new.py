@@ -1,4 +1,4 @@
-"""Claim: filling an empty target with proof and resume costs little more than a plain copy that is flushed."""
+"""Claim: filling a new target, sealed and proved, is faster than rsync; nbdcopy shows what a bare copy takes."""
 
 import json
 from pathlib import Path
