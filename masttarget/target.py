@@ -18,6 +18,7 @@ from drcore.units import (
     BLOCK_BYTES,
     BLOCK_SECTORS,
     DIGEST_BYTES,
+    REGION_BLOCKS,
     REGION_SPANS,
     SPAN_BLOCKS,
     SPAN_BYTES,
@@ -70,6 +71,7 @@ class TargetDisk:
         self._new_map = new_map
         self.claims: DigestMap | None = None
         self.lost: list[int] = []
+        self._claimed: list[int] = []
         self._span = buffer(SPAN_BYTES)
         self._block = buffer(BLOCK_BYTES)
         self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
@@ -93,27 +95,34 @@ class TargetDisk:
             yield run
         with self.lock:
             self.known = not self._doubted
-        self.claims = None
+        if self.claims is not None:
+            self.claims.close()
+            self.claims = None
 
     def claim(self, runs: Iterable[AppliedRun]) -> None:
         """These blocks were acknowledged before an unclean stop: the next reading of the disk checks them."""
-        self.claims = self._new_map()
+        regions: set[int] = set()
         for run in runs:
             if run.first + run.count > self.blocks:
                 continue  # of a larger source: the size check of this session decides, not an old record
+            if self.claims is None:
+                self.claims = self._new_map()
             if run.digests:
                 self.claims.write(run.first, run.digests)
+                regions.update(
+                    range(run.first // REGION_BLOCKS, (run.first + run.count - 1) // REGION_BLOCKS + 1)
+                )
             else:
                 self.claims.clear(run.first, run.count)
+        self._claimed = sorted(regions, reverse=True)
 
     def _check_claims(self, claims: DigestMap, run: RegionRun) -> None:
         """Blocks that were acknowledged before a crash and do not read so now are in `lost`."""
-        for region in range(run.first, run.first + run.count):
-            first = region * SPAN_BLOCKS * REGION_SPANS
-            count = min(SPAN_BLOCKS * REGION_SPANS, self.blocks - first)
+        # Only regions with claims are looked at: a run of empty ones may be the whole of a large disk.
+        while self._claimed and self._claimed[-1] < run.first + run.count:
+            first = self._claimed.pop() * REGION_BLOCKS
+            count = min(REGION_BLOCKS, self.blocks - first)
             claimed = claims.read(first, count)
-            if not any(claimed):
-                continue
             for start, length in compare.extents(claimed, self.digests.read(first, count)):
                 for block in range(start, start + length):
                     if any(claimed[block * DIGEST_BYTES : (block + 1) * DIGEST_BYTES]):

@@ -1,5 +1,6 @@
 """A disk's journal as a directory of three files: `cycle`, `applied`, `digests`."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from masttarget.errors import JournalDamaged, JournalFailed
 from masttarget.journal import AppliedFrame, CycleRecord, decode_applied, encode_applied, encode_start
 
 _PIECE: Final = 1 * MIB
+_ZEROES: Final = bytes(_PIECE)
 
 
 class JournalDirectory:
@@ -98,7 +100,7 @@ class JournalDirectory:
         def write(descriptor: int) -> None:
             for window in windows:
                 hasher.update(window)
-                if window.count(0) == len(window):
+                if window == bytes(len(window)):
                     os.lseek(descriptor, len(window), os.SEEK_CUR)  # stays a hole
                 else:
                     _write_all(descriptor, window)
@@ -138,9 +140,19 @@ class JournalDirectory:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
+    """The file's content in order; its holes, nearly all of a large disk's map, are not read."""
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
+        descriptor, size = file.fileno(), path.stat().st_size
+        for at in range(0, size, _PIECE):
+            length = min(_PIECE, size - at)
+            yield _ZEROES[:length] if _is_hole(descriptor, at, length) else os.pread(descriptor, length, at)
+
+
+def _is_hole(descriptor: int, at: int, length: int) -> bool:
+    try:
+        return os.lseek(descriptor, at, os.SEEK_DATA) >= at + length
+    except OSError as error:
+        return error.errno == errno.ENXIO  # no data up to the end; a file system that cannot tell is read
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
