@@ -1,0 +1,162 @@
+"""Content roots, settings and the local data path's refusals."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from confserver import config
+from confserver.adapters.content import content_root, image_root
+from confserver.adapters.network import TcpNetwork
+from confserver.adapters.replication import LocalReplication
+from confserver.config import ReplicationConfig, SourceConfig
+from confserver.errors import ConfigRefused, DatastoreUnmapped, OtherDisk, SourceUnknown
+from confserver.ports import ReplicaDisk, ReplicaOrder
+from drcore.clock import SystemClock
+from drcore.units import BLOCK_BYTES
+
+SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+DISK = "6000c29" + "1" * 25
+
+
+def plain_root(data: bytes) -> str:
+    """The definition, read aloud."""
+    starts = range(0, len(data), BLOCK_BYTES)
+    return blake3(b"".join(blake3(data[at : at + BLOCK_BYTES]).digest() for at in starts)).hexdigest()
+
+
+@pytest.mark.parametrize("size", [512, BLOCK_BYTES, 3 * BLOCK_BYTES + 512, 5 * BLOCK_BYTES])
+def test_a_content_root_is_the_same_however_much_of_the_zeroes_is_told(tmp_path: Path, size: int) -> None:
+    print(f"SEED={SEED}")
+    chance = random.Random(SEED)
+    for _ in range(20):
+        data = b"".join(chance.choice((bytes(BLOCK_BYTES), chance.randbytes(BLOCK_BYTES))) for _ in range(6))[
+            :size
+        ]
+        told = [
+            (at, data[at : at + BLOCK_BYTES])
+            for at in range(0, size, BLOCK_BYTES)
+            if any(data[at : at + BLOCK_BYTES]) or chance.random() < 0.5
+        ]
+        assert content_root(size, told, lambda count: None) == plain_root(data)
+    image = tmp_path / "disk.raw"
+    image.write_bytes(data)
+    assert image_root(image, lambda count: None) == plain_root(data)
+
+
+def order(path: str = "[vmfs1] web.vmdk", size: int = 4096) -> ReplicaOrder:
+    return ReplicaOrder("11111111-1111-4111-8111-111111111111", 1, (ReplicaDisk(DISK, path, size, "/azure"),))
+
+
+@pytest.fixture
+def replication(tmp_path: Path) -> LocalReplication:
+    (tmp_path / "vmfs1").mkdir()
+    settings = ReplicationConfig(
+        tmp_path / "key", tmp_path / "state", {"vmfs1": tmp_path / "vmfs1"}, (), None, None
+    )
+    return LocalReplication(settings, SystemClock())
+
+
+@pytest.mark.parametrize(
+    "path", ["[other] web.vmdk", "web.vmdk", "[vmfs1] ../web.vmdk", "[vmfs1] /etc/passwd", ""]
+)
+def test_a_path_outside_the_known_datastores_is_refused(replication: LocalReplication, path: str) -> None:
+    with pytest.raises(DatastoreUnmapped):
+        replication.start(order(path))
+
+
+def test_a_disk_of_another_uuid_is_not_adopted(replication: LocalReplication, tmp_path: Path) -> None:
+    (tmp_path / "vmfs1" / "web.raw").write_bytes(bytes(4096))
+    with pytest.raises(OtherDisk) as caught:
+        replication.start(order("[vmfs1] web.raw"))
+    assert caught.value.wanted_uuid == DISK
+
+
+def test_a_disk_that_nobody_can_read_is_named(replication: LocalReplication) -> None:
+    with pytest.raises(SourceUnknown):
+        replication.cycle(order(), lambda: False, lambda count: None)
+
+
+def test_a_closed_port_has_a_reason() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert TcpNetwork().reach("127.0.0.1", port) == ""
+    assert TcpNetwork().reach("127.0.0.1", port) != ""
+
+
+def settings(folder: Path, extra: str = "", vsphere: str = 'password_variable = "PASSWORD"') -> Path:
+    for name, content in (("token", b"secret-token\n"), ("key", b"k" * 32), ("azure", b"t")):
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+    path = folder / "confserver.toml"
+    path.write_text(
+        f"""
+[confserver]
+token_file = "{folder}/token"
+state_directory = "{folder}/state"
+{extra}
+[vsphere]
+address = "vc:443"
+user = "u"
+{vsphere}
+[azure]
+subscription = "6f1b6bb1-9a5e-4d0a-8a63-5f0d6c0f3a11"
+token_file = "{folder}/azure"
+[replication]
+key_file = "{folder}/key"
+[[replication.datastore]]
+name = "vmfs1"
+directory = "/vmfs/vmfs1"
+[[replication.source]]
+disk = "6000c291-1111-1111-1111-111111111111"
+path = "/dev/sdb"
+"""
+    )
+    return path
+
+
+def test_settings_are_read_with_credentials_from_outside(tmp_path: Path) -> None:
+    found = config.load(settings(tmp_path), {"PASSWORD": "p w"})
+    assert (found.host, found.port) == ("127.0.0.1", 8443)
+    assert found.token.reveal() == b"secret-token"
+    assert found.vsphere.password.reveal() == b"p w"
+    assert found.replication.datastores == {"vmfs1": Path("/vmfs/vmfs1")}
+    assert found.replication.sources == (SourceConfig("6000c291" + "1" * 24, Path("/dev/sdb"), ""),)
+    assert found.database_url == f"sqlite:///{tmp_path}/state/items.sqlite"
+    assert "p w" not in repr(found)
+
+
+def test_a_postgresql_url_comes_from_a_variable(tmp_path: Path) -> None:
+    path = settings(tmp_path, 'database_variable = "URL"')
+    found = config.load(path, {"PASSWORD": "p", "URL": "postgresql://u:p@db/homeward"})
+    assert found.database_url == "postgresql+psycopg://u:p@db/homeward"
+
+
+@pytest.mark.parametrize(
+    ("extra", "vsphere", "environment", "reason"),
+    [
+        ("surprise = 1", 'password_variable = "P"', {"P": "p"}, "unknown key"),
+        ("", 'password = "plain"', {}, "password_variable or password_file is missing"),
+        ("", 'password_variable = "P"', {}, "P of password_variable is not set"),
+        ('database_variable = "URL"', 'password_variable = "P"', {"P": "p"}, "URL, which is not set"),
+        ('masttarget_os = "vms"', 'password_variable = "P"', {"P": "p"}, "has to be one of"),
+    ],
+)
+def test_wrong_settings_are_refused(
+    tmp_path: Path, extra: str, vsphere: str, environment: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(ConfigRefused) as caught:
+        config.load(settings(tmp_path, extra, vsphere), environment)
+    assert reason in str(caught.value)
+
+
+def test_a_token_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = settings(tmp_path)
+    (tmp_path / "token").chmod(0o644)
+    with pytest.raises(ConfigRefused) as caught:
+        config.load(path, {"PASSWORD": "p"})
+    assert "0644" in str(caught.value)
