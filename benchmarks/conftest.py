@@ -24,7 +24,7 @@ def _settings() -> Settings:
         quick=quick,
         image_bytes=int(os.environ.get("BENCH_BYTES") or (512 * MIB if quick else 4 * GIB)),
         buffer_bytes=64 * MIB if quick else 256 * MIB,
-        rounds=int(os.environ.get("ROUNDS") or (3 if quick else 5)),
+        rounds=int(os.environ.get("ROUNDS") or (2 if quick else 5)),
         seed=int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32)),
     )
 
