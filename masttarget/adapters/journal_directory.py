@@ -14,6 +14,7 @@ from masttarget.errors import JournalDamaged, JournalFailed
 from masttarget.journal import AppliedFrame, CycleRecord, decode_applied, encode_applied, encode_start
 
 _PIECE: Final = 1 * MIB
+_PAGE: Final = 4096
 _ZEROES: Final = bytes(_PIECE)
 
 
@@ -98,13 +99,14 @@ class JournalDirectory:
         hasher = blake3.blake3()
 
         def write(descriptor: int) -> None:
+            at = 0
             for window in windows:
                 hasher.update(window)
-                if window == bytes(len(window)):
-                    os.lseek(descriptor, len(window), os.SEEK_CUR)  # stays a hole
-                else:
-                    _write_all(descriptor, window)
-            os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+                for start, end in _data_pages(window):
+                    os.lseek(descriptor, at + start, os.SEEK_SET)
+                    _write_all(descriptor, window[start:end])
+                at += len(window)
+            os.ftruncate(descriptor, at)
 
         self._write_new("digests", write)
         return hasher.hexdigest()
@@ -137,6 +139,22 @@ class JournalDirectory:
         if self._applied >= 0:
             os.close(self._applied)
             self._applied = -1
+
+
+def _data_pages(window: bytes) -> Iterator[tuple[int, int]]:
+    """Runs of pages that are not zero; the others stay holes, also where every region of a disk holds a little."""
+    if window == bytes(len(window)):
+        return
+    start = -1
+    for at in range(0, len(window), _PAGE):
+        zero = window[at : at + _PAGE] == _ZEROES[: min(_PAGE, len(window) - at)]
+        if zero and start >= 0:
+            yield start, at
+            start = -1
+        elif not zero and start < 0:
+            start = at
+    if start >= 0:
+        yield start, len(window)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

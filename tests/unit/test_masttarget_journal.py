@@ -181,6 +181,11 @@ def test_the_directory_keeps_and_removes_everything(tmp_path: Path) -> None:
     assert kept is not None
     assert b"".join(kept) == b"".join(windows)
     assert (tmp_path / "j" / "digests").stat().st_blocks * 512 < 2 << 20, "zeroes stay holes"
+    scattered = [(b"x" * 16).ljust(65536, b"\0") * 16, bytes(5000) + b"end"]
+    kept = journal.kept_map(journal.keep_map(iter(scattered)))
+    assert kept is not None
+    assert b"".join(kept) == b"".join(scattered)
+    assert (tmp_path / "j" / "digests").stat().st_blocks * 512 <= 18 * 4096
     journal.remove()
     assert list(tmp_path.iterdir()) == []
 
