@@ -7,6 +7,9 @@ from agent.config import Compression
 from drcore.clock import Clock
 
 BURST_SECONDS = 0.05
+RATE_WORTH_COMPRESSING = 400_000_000
+"""Bytes a second: a bandwidth set below what LZ4 compresses on one core (0.45 GB/s) makes compression pay, and what the
+first frames take, which go in one burst, says nothing of it."""
 PROBE_FRAMES = 32
 """Every so many frames the choice is tried the other way, as links and contents change."""
 
@@ -48,8 +51,9 @@ class Compressor:
 
     NEVER, ALWAYS, SAMPLED = 0, 1, 2
 
-    def __init__(self, setting: Compression) -> None:
+    def __init__(self, setting: Compression, rate: int | None = None) -> None:
         self._setting = setting
+        self._held_back = rate is not None and rate < RATE_WORTH_COMPRESSING
         self._frames = 0
         self._packing = (_Average(), _Average())  # seconds a byte of content, plain and compressing
         self._ratio = _Average()  # bytes on the wire for a byte of content, compressing
@@ -61,6 +65,8 @@ class Compressor:
             return self.ALWAYS
         if self._setting is Compression.NEVER:
             return self.NEVER
+        if self._held_back:
+            return self.SAMPLED
         self._frames += 1
         better = self._pays()
         if self._frames % PROBE_FRAMES == 0:

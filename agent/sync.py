@@ -273,7 +273,7 @@ class Sync:
                 self._work,
                 self._window,
                 bucket,
-                Compressor(self._config.compression),
+                Compressor(self._config.compression, self._config.bandwidth),
                 self._ports.clock,
                 self._fail,
             )
