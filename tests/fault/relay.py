@@ -32,10 +32,15 @@ class Relay:
     def __enter__(self) -> "Relay":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def hang_up(self) -> None:
+        """No byte passes any more in any connection."""
         for each in self._sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def __exit__(self, *_: object) -> None:
+        self.hang_up()
+        for each in self._sockets:
             each.close()
         for thread in self._threads:
             thread.join(10)

@@ -64,15 +64,13 @@ def test_tampered_frames_end_the_run_and_change_nothing_else(
     site, source, target, old = a_site(tmp_path, dice)
     once = Once(dice.choice([2, 3]), DEEDS[deed](dice))
     with site.listening() as port:
-        with Relay(port, **{direction: once}) as relay:  # type: ignore[arg-type]
-            finished = threading.Event()
+        with Relay(port, **{direction: once}) as relay:
             # A length that was made longer, or a last frame that never came, leaves both ends waiting: the network
             # hangs up in the end.
-            timer = threading.Timer(2.0, lambda: finished.is_set() or relay.__exit__())
+            timer = threading.Timer(2.0, relay.hang_up)
             timer.start()
             with pytest.raises(HomewardError) as caught:
                 site.sync(relay.port, reconnects=0)
-            finished.set()
             timer.cancel()
             timer.join()
             assert once.done
@@ -87,7 +85,7 @@ def test_a_connection_that_breaks_is_made_again(direction: str, tmp_path: Path, 
     site, source, target, _ = a_site(tmp_path, dice)
     once = Once(3, hung_up)
     retries: list[HomewardError] = []
-    with site.listening() as port, Relay(port, **{direction: once}) as relay:  # type: ignore[arg-type]
+    with site.listening() as port, Relay(port, **{direction: once}) as relay:
         config = replace(site.agent(relay.port), reconnects=3)
         report = Agent(config, lambda error, wait: retries.append(error)).run()
     assert report.resumed

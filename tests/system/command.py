@@ -135,7 +135,7 @@ def some_content(dice: random.Random, size: int) -> bytearray:
     return out
 
 
-def changed(dice: random.Random, content: bytes) -> bytearray:
+def changed(dice: random.Random, content: bytes | bytearray) -> bytearray:
     """The content after some life: bytes changed, blocks zeroed, zeroes filled."""
     out = bytearray(content)
     for _ in range(8):
@@ -145,7 +145,7 @@ def changed(dice: random.Random, content: bytes) -> bytearray:
     return out
 
 
-def write_sparse(path: Path, content: bytes) -> Path:
+def write_sparse(path: Path, content: bytes | bytearray) -> Path:
     """A raw file with holes where `content` is zero."""
     with path.open("wb") as file:
         for at in range(0, len(content), 65536):
@@ -157,7 +157,7 @@ def write_sparse(path: Path, content: bytes) -> Path:
     return path
 
 
-def make_image(path: Path, kind: str, content: bytes) -> Path:
+def make_image(path: Path, kind: str, content: bytes | bytearray) -> Path:
     """qemu-img made an image of the format with this content (whole sectors unless raw)."""
     if kind == "raw":
         return write_sparse(path, content)

@@ -35,7 +35,7 @@ SYNC_KEYS = {
 }
 
 
-def differences(one: bytes, other: bytes, unit: int) -> list[int]:
+def differences(one: bytes | bytearray, other: bytes | bytearray, unit: int) -> list[int]:
     return [at for at in range(0, len(one), unit) if one[at : at + unit] != other[at : at + unit]]
 
 

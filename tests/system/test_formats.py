@@ -23,7 +23,7 @@ KINDS = (*FILE_FORMATS, "device")
 SIZES = (512, 65536, 65536 + 512, 3 * 1024 * 1024 - 512, 5 * 1024 * 1024 + 7 * 512)
 
 
-def place(folder: Path, kind: str, content: bytes, loop_device: LoopDevice) -> tuple[Path, str]:
+def place(folder: Path, kind: str, content: bytes | bytearray, loop_device: LoopDevice) -> tuple[Path, str]:
     """An image (or device) with the content; the format under which it is judged."""
     folder.mkdir()
     if kind == "device":

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-import lz4.block
+import lz4.block  # type: ignore[import-untyped]
 import pytest
 
 from tests.system.command import homeward, judge, words, write_sparse
