@@ -13,7 +13,13 @@ HERE = Path(__file__).parent
 FLAGS = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter"]
 LINK: list[str] = []
 if os.environ.get("HOMEWARD_SANITIZE") == "1":
-    FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    FLAGS = [
+        "-O1",
+        "-g",
+        "-fno-omit-frame-pointer",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+    ]
     LINK = ["-fsanitize=address,undefined"]
 LIBRARIES = {"pack": ["lz4"]}
 
@@ -38,6 +44,11 @@ setup(
     ext_modules=cythonize(
         [extension(path) for path in sorted((HERE / "_native").glob("*.pyx"))],
         build_dir="build/cython",
-        compiler_directives={"language_level": "3", "boundscheck": False, "wraparound": False, "embedsignature": True},
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": False,
+            "wraparound": False,
+            "embedsignature": True,
+        },
     )
 )

@@ -81,7 +81,7 @@ PAGE_LIST_BYTES_MAX: Final = 64 * MIB
 """One page of a page list: Azure's 10,000 ranges are 1 MiB; an emulator answers a window's 4 KiB crumbs in one page."""
 
 VCENTER_TASK_SECONDS_MAX: Final = 600.0
-"""A task of vCenter that writes no disk (power, reconfiguration, snapshot) takes seconds; after so long a person looks."""
+"""A task of vCenter that writes no disk (power, reconfiguration, snapshot) takes seconds; then a person looks."""
 VCENTER_MERGE_SECONDS_MAX: Final = 24 * 3600.0
 """Merging a snapshot copies what it holds: 10 TiB at 120 MiB/s."""
 VCENTER_WAIT_SECONDS_MAX: Final = 20.0
@@ -98,7 +98,7 @@ BACKLOG_BYTES_SMALL: Final = 64 * MIB
 BACKLOG_CYCLES_MAX: Final = 10
 """Cycles before a failback; a machine that still changes faster than the line carries only gets longer downtime."""
 SAS_SECONDS: Final = 24 * 3600
-"""A disk's read access in Azure, revoked after use: the longest final read (4 TiB at 50 MB/s) with the cushion of one."""
+"""A disk's read access in Azure, revoked after use: the longest final read (4 TiB at 50 MB/s), and some."""
 MASTTARGET_DISKS_MAX: Final = 60
 """Disks that a master target's VM may have: four SCSI controllers of 15 units each."""
 REQUEST_BYTES_MAX: Final = 64 * KIB

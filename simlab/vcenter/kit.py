@@ -79,7 +79,9 @@ def add_disk(
 ) -> Any:
     """A device change: an existing file, or with a size a new one."""
     backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName=path, diskMode="persistent", uuid=uuid)
-    disk: Any = vim.vm.device.VirtualDisk(key=-1, controllerKey=controller_key, unitNumber=unit, backing=backing)
+    disk: Any = vim.vm.device.VirtualDisk(
+        key=-1, controllerKey=controller_key, unitNumber=unit, backing=backing
+    )
     change: Any = vim.vm.device.VirtualDeviceSpec(operation="add", device=disk)
     if size:
         disk.capacityInKB = size // 1024

@@ -238,3 +238,12 @@ def test_a_state_directory_that_cannot_be_is_a_coded_error(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(StateFailed):
         SentFile(tmp_path / "file" / "state", "disk")
+
+
+def test_a_low_bandwidth_makes_compression_pay_from_the_first_frame_whatever_the_first_burst_took() -> None:
+    compressor = Compressor(Compression.AUTO, 50_000_000)
+    for _ in range(100):
+        mode = compressor.mode()
+        assert mode == Compressor.SAMPLED
+        compressor.packed(mode, 65536, 65536, pack_seconds=1.0, send_seconds=1e-9)
+    assert Compressor(Compression.NEVER, 50_000_000).mode() == Compressor.NEVER
