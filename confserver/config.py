@@ -40,6 +40,7 @@ class AzureConfig:
     endpoint: str
     token: Secret | None
     ca_file: Path | None
+    poll_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ def _azure(table: Table, environment: Mapping[str, str]) -> AzureConfig:
         endpoint=table.text("endpoint", "https://management.azure.com"),
         token=_optional_secret(table, "token", environment),
         ca_file=_optional_path(table, "ca_file"),
+        poll_seconds=table.number("poll_seconds", 5, 1, 300),
     )
     table.end()
     return config

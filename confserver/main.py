@@ -123,6 +123,10 @@ def _azure(config: ConfserverConfig) -> Azure:
     told = config.azure
     return ResourceManagerAzure(
         AzureSettings(
-            subscription=told.subscription, endpoint=told.endpoint, ca_file=told.ca_file, token=told.token
+            subscription=told.subscription,
+            endpoint=told.endpoint,
+            ca_file=told.ca_file,
+            token=told.token,
+            poll_seconds=float(told.poll_seconds),
         )
     )
