@@ -35,6 +35,8 @@ _JOBS: Final = sa.Table(
     "homeward_jobs",
     _META,
     sa.Column("id", sa.String(36), primary_key=True),
+    # Jobs are told in the order in which they were recorded; clocks tie and jump.
+    sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("item", sa.String(36), sa.ForeignKey("homeward_items.id"), nullable=False, index=True),
     sa.Column("verb", sa.String(32), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
@@ -195,9 +197,11 @@ class Store:
             )
             if claimed.rowcount != 1:
                 raise ItemBusy(item=item.name, job="another")
+            highest = connection.execute(sa.select(sa.func.max(_JOBS.c.number))).scalar()
             connection.execute(
                 _JOBS.insert().values(
                     id=job.id,
+                    number=(highest or 0) + 1,
                     item=item.id,
                     verb=job.verb,
                     status=JobStatus.WAITING.value,
@@ -221,7 +225,7 @@ class Store:
 
     def jobs(self, item: str = "") -> tuple[Job, ...]:
         """All jobs, or those of an item, the oldest first, without their steps."""
-        query = sa.select(_JOBS).order_by(_JOBS.c.created, _JOBS.c.id)
+        query = sa.select(_JOBS).order_by(_JOBS.c.number, _JOBS.c.id)
         if item:
             query = query.where(_JOBS.c.item == item)
         with self._transaction() as connection:
@@ -347,8 +351,9 @@ class Store:
         row = connection.execute(sa.select(_JOBS).where(_JOBS.c.id == reference)).mappings().first()
         if row is None:
             raise JobMissing(job=reference)
-        order = (_STEPS.c.started, _STEPS.c.number)
-        query = sa.select(_STEPS).where(_STEPS.c.job == reference).order_by(*order)
+        # Forward, then back.
+        back = sa.case((_STEPS.c.phase == "undo", -_STEPS.c.number), else_=_STEPS.c.number)
+        query = sa.select(_STEPS).where(_STEPS.c.job == reference).order_by(_STEPS.c.phase, back)
         return _job(row, tuple(_step(found) for found in connection.execute(query).mappings()))
 
 
