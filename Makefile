@@ -12,7 +12,7 @@ TARGET ?=
 CREATE ?=
 KEEP ?=
 
-.PHONY: lab build build-asan demo demo-disk test check bench crash fault fuzz attack docs clean
+.PHONY: scenario lab build build-asan demo demo-disk test check bench crash fault fuzz attack docs clean
 .DEFAULT_GOAL := build
 
 # The stamp is younger than everything that the build reads.
@@ -70,6 +70,11 @@ bench: build
 # Long campaigns: ROUNDS rounds in all, spread over the parts (or PART alone); the last line says how many held.
 crash fault fuzz attack: build
 	@$(PY) -m tests.campaigns $@ --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part $(PART))
+
+# A scenario row of docs/requirements.md, on the stand-ins: make scenario ROW=S-7
+ROW ?= S-7
+scenario: lab
+	@$(PY) -m tests.campaigns.scenario $(ROW)
 
 docs: build
 	$(PY) scripts/generate_docs.py

@@ -1,11 +1,9 @@
 """The `homeward` command: verbs, options, exit codes. It decides nothing; it calls the roles and shows their words."""
 
 import resource
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,8 +12,9 @@ import click
 
 from drcore.errors import HomewardError, coded
 from drcore.settings import SettingsError, parse_rate
-from homeward import show
+from homeward import control, show
 from homeward.errors import NotConfirmed, UsageRefused
+from homeward.stopping import Interrupt
 
 DONE, NO, ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -111,7 +110,7 @@ def compare(
     from disks.disk import Format
 
     began = time.monotonic()
-    stopped = _Interrupt()
+    stopped = Interrupt()
     first = catalogue.open_source(source, Format(source_format) if source_format else None)
     second = catalogue.open_source(target, Format(target_format) if target_format else None)
     measure.check_sizes(first, second, str(target), allow_larger=allow_larger)
@@ -218,7 +217,7 @@ def sync(
     local = LocalSync(order, state_directory, lambda error, wait: None)
     if target.exists() and not local.workplace.resumes:
         show.say(f"{target}: its old content will be overwritten; there is no way back to it yet")
-    with _Interrupt(local.stop), show.progress(lambda: _standing(local.agent)):
+    with Interrupt(local.stop), show.progress(lambda: _standing(local.agent)):
         report = local.run()
     seconds = round(time.monotonic() - began, 3)
     cpu = round(_cpu_seconds(), 3)
@@ -342,7 +341,7 @@ def agent_sync(config_path: Path, as_json: bool) -> None:
         show.say(f"connecting again in {show.duration(wait)}")
 
     role = Agent(settings.load(config_path), on_retry)
-    with _Interrupt(role.stop), show.progress(lambda: _standing(role)):
+    with Interrupt(role.stop), show.progress(lambda: _standing(role)):
         report = role.run()
     seconds = round(time.monotonic() - began, 3)
     cpu = round(_cpu_seconds(), 3)
@@ -372,24 +371,8 @@ def agent_sync(config_path: Path, as_json: bool) -> None:
     )
 
 
-class _Interrupt:
-    """Within it, Ctrl-C and SIGTERM ask the work to stop instead of tearing it down."""
-
-    def __init__(self, stop: Callable[[], None] | None = None) -> None:
-        self._stop = stop
-        self.asked = False
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
-        if self._stop is not None:
-            self._stop()
-
-    def __enter__(self) -> None:
-        self._before = [signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)]
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), self._before, strict=True):
-            signal.signal(number, handler)
+for _command in control.COMMANDS:
+    cli.add_command(_command)
 
 
 def _cpu_seconds() -> float:

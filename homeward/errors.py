@@ -84,3 +84,26 @@ class LocalStateDamaged(HomewardError):
     )
     path: str
     reason: str
+
+
+class ServerUnreachable(HomewardError):
+    """The configuration server does not answer."""
+
+    code = "HW-HOME-008"
+    what = "the configuration server at {server} does not answer"
+    found = "{reason}"
+    expected = "a configuration server that listens there"
+    remedy = "start it with homeward confserver serve --config FILE, and check --server"
+    server: str
+    reason: str
+
+
+class TokenMissing(HomewardError):
+    """There is no token for the configuration server."""
+
+    code = "HW-HOME-009"
+    what = "no token for the configuration server"
+    found = "{reason}"
+    expected = "the token that the server's token_file holds"
+    remedy = "pass --token-file FILE, or set HOMEWARD_TOKEN"
+    reason: str
