@@ -1,4 +1,4 @@
-"""`python -m tests.campaigns.scenario S-7`: one scenario row of docs/requirements.md, end to end; the last line says."""
+"""`python -m tests.campaigns.scenario S-7`: one scenario row of docs/requirements.md, end to end."""
 
 import subprocess
 import sys
