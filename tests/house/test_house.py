@@ -136,7 +136,8 @@ def registry() -> dict[str, type[HomewardError]]:
 
 def test_every_error_code_is_explained_and_nothing_else_is() -> None:
     documented = set(re.findall(r"\bHW-[A-Z]+-\d{3}\b", (ROOT / "docs" / "errors.md").read_text()))
-    assert {code for code in registry() if code.startswith("HW-")} == documented
+    shipped_codes = {code for code in documented if not code.startswith("HW-SIMLAB-")}
+    assert {code for code in registry() if code.startswith("HW-")} == shipped_codes
 
 
 def test_every_error_fills_its_sentences() -> None:
@@ -166,7 +167,8 @@ def test_codes_named_in_code_exist() -> None:
 
 
 def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    heads = re.findall(r"^([a-z][\w -]*):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return {target for head in heads for target in head.split()}
 
 
 def test_commands_in_the_documents_are_make_targets() -> None:
