@@ -98,3 +98,16 @@ class NeverSettled(HomewardError):
     remedy = "run the same command again; if it happens again, check the memory of both machines"
     blocks: int
     rounds: int
+
+
+class SourceTouched(HomewardError):
+    """Somebody wrote to the source while it was read; what was read before may be older than what was read after."""
+
+    code = "HW-AGENT-009"
+    what = "the source {path} was written to during the run"
+    found = "{found_mark}"
+    expected = "{first_mark}"
+    remedy = "stop what writes to it (or read from a snapshot) and run the same command again"
+    path: str
+    first_mark: str
+    found_mark: str

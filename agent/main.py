@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from agent.adapters.sent_file import SentFile
+from agent.adapters.source_mark import LocalMark
 from agent.adapters.tcp import TcpConnect
 from agent.config import AgentConfig
 from agent.errors import MasttargetUnreachable
@@ -39,7 +40,7 @@ class Agent:
     @property
     def progress(self) -> Progress:
         """Where the current run stands."""
-        return self._current.progress if self._current is not None else Progress()
+        return self._current.standing() if self._current is not None else Progress()
 
     def stop(self) -> None:
         """`run` ends with `Stopped` (HW-AGENT-007) as soon as it can."""
@@ -85,10 +86,14 @@ class Agent:
 
     def _open(self, stack: ExitStack, index: int) -> SyncDisk:
         config = self._config.disks[index]
+        mark = LocalMark(config.path)
         disk = catalogue.open_source(config.path, config.format)
+        first_mark = mark()
         stack.callback(disk.close)
         sent = SentFile(self._config.state_directory, config.disk.hex)
         stack.callback(sent.close)
         digests = DigestMap(disk.size, self._config.state_directory)
         stack.callback(digests.close)
-        return SyncDisk(DiskOffer(config.disk.bytes, disk.size), str(config.path), disk, digests, sent)
+        return SyncDisk(
+            DiskOffer(config.disk.bytes, disk.size), str(config.path), disk, digests, sent, mark, first_mark
+        )

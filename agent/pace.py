@@ -1,12 +1,15 @@
 """How fast, and whether compressed: a token bucket for the rate, and a measuring choice of compression."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.config import Compression
 from drcore.clock import Clock
 
 BURST_SECONDS = 0.05
+SLICE_SECONDS = 0.2
+"""A stop is heard at least so often, however low the rate."""
 RATE_WORTH_COMPRESSING = 400_000_000
 """Bytes a second: a bandwidth set below what LZ4 compresses on one core (0.45 GB/s) makes compression pay, and what the
 first frames take, which go in one burst, says nothing of it."""
@@ -17,14 +20,15 @@ PROBE_FRAMES = 32
 class Bucket:
     """Lets `rate` bytes a second through, all lanes together; without a rate, everything. Any thread."""
 
-    def __init__(self, rate: int | None, clock: Clock) -> None:
+    def __init__(self, rate: int | None, clock: Clock, stopped: Callable[[], bool] = lambda: False) -> None:
         self._rate = rate
+        self._stopped = stopped
         self._clock = clock
         self._lock = threading.Lock()
         self._free_at = clock.monotonic()
 
     def take(self, count: int) -> None:
-        """Returns when `count` bytes may go."""
+        """Returns when `count` bytes may go, or soon after a stop."""
         if self._rate is None:
             return
         with self._lock:
@@ -32,8 +36,9 @@ class Bucket:
             start = max(self._free_at, now - BURST_SECONDS)
             self._free_at = start + count / self._rate
             wait = self._free_at - now
-        if wait > 0:
-            self._clock.sleep(wait)
+        while wait > 0 and not self._stopped():
+            self._clock.sleep(min(wait, SLICE_SECONDS))
+            wait -= SLICE_SECONDS
 
 
 @dataclass(slots=True)

@@ -21,6 +21,14 @@ class SentRecord(Protocol):
         ...
 
 
+class SourceMark(Protocol):
+    """What tells whether somebody wrote to a source."""
+
+    def __call__(self) -> str:
+        """How the source's files or device look now, for comparison and for people; empty where nothing tells."""
+        ...
+
+
 class Connect(Protocol):
     """How to reach the master target."""
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agent.config import AgentConfig
-from agent.descent import Ask, Descent, Order
-from agent.errors import MasttargetUnreachable, NeverSettled, SourceChanged, Stopped
+from agent.descent import Ask, Descent, Order, Ship
+from agent.errors import MasttargetUnreachable, NeverSettled, SourceChanged, SourceTouched, Stopped
 from agent.pace import Bucket, Compressor
-from agent.ports import Connect, SentRecord
+from agent.ports import Connect, SentRecord, SourceMark
 from agent.ship import Lane, Source, Tally, Work
 from agent.window import Window
 from agent.work import WorkQueue
@@ -50,6 +50,8 @@ from wireproto.messages import (
 
 SETTLE_ROUNDS_MAX: Final = 8
 """Commits that may find blocks still due; each round sends them whole, so a second one is already strange."""
+PARTING_SECONDS_MAX: Final = 1.0
+"""How long the end of a run waits for the master target to take the last word."""
 REPORT_SECONDS_MAX: Final = 2.0
 """How long a broken connection is asked for the reason that the peer may have given."""
 
@@ -63,6 +65,9 @@ class SyncDisk:
     disk: Disk
     digests: DigestMap
     sent: SentRecord
+    mark: SourceMark
+    first_mark: str
+    """What `mark` said before the first byte was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,11 @@ class Progress:
     total_bytes: int = 0
     scanned_bytes: int = 0
     compared_bytes: int = 0
-    content_bytes: int = 0
-    durable_bytes: int = 0
+    ordered_blocks: int = 0
+    sent_blocks: int = 0
     bytes_sent: int = 0
+    overwrites: bool = False
+    """The master target took the session, for a target that was there before and that no broken run had begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ _Inbound: TypeAlias = "_SourceRun | _Scanned | Received | HomewardError"
 class _Item:
     source: Source
     descent: Descent
-    path: str
+    disk: SyncDisk
 
 
 @dataclass(slots=True)
@@ -147,6 +154,7 @@ class Sync:
         self._lanes: list[Lane] = []
         self._threads: list[threading.Thread] = []
         self._over = False
+        self._failed = False
         self._done = threading.Event()
         self._source_read = False
         self._scanned_before = 0
@@ -155,11 +163,17 @@ class Sync:
             _Item(
                 Source(stream, disk.disk, disk.digests, secret, disk.sent, Tally()),
                 Descent(disk.digests, secret),
-                disk.path,
+                disk,
             )
             for stream, disk in enumerate(disks, start=1)
         ]
         self.progress = Progress(total_bytes=sum(disk.offer.size for disk in disks))
+
+    def standing(self) -> Progress:
+        """The progress, brought up to date; any thread."""
+        self.progress.sent_blocks = sum(item.source.tally.blocks for item in self._items)
+        self.progress.bytes_sent = sum(link.bytes_sent for link in list(self._links))
+        return self.progress
 
     def stop(self) -> None:
         """The run ends with `Stopped` (HW-AGENT-007) as soon as it can.
@@ -176,6 +190,7 @@ class Sync:
         """
         try:
             opened = self._open()
+            self.progress.overwrites = any(not (state.empty or state.resumed) for state in opened.disks)
             if opened.published != self._point:
                 self._start()
                 self._compare_and_ship()
@@ -264,7 +279,7 @@ class Sync:
 
     def _start(self) -> None:
         """Every loop runs: one that reads the sources, one that receives and one that ships for each lane."""
-        bucket = Bucket(self._config.bandwidth, self._ports.clock)
+        bucket = Bucket(self._config.bandwidth, self._ports.clock, lambda: self._over or self._failed)
         for number, link in enumerate(self._links):
             self._thread(f"receive {number}", self._receive, number, link)
             lane = Lane(
@@ -325,8 +340,7 @@ class Sync:
                     raise MessageRefused(reason="a clear message in a session")
                 match event.message:
                     case Durable(sequence):
-                        freed = self._window.durable(lane, event.stream, sequence)
-                        self.progress.durable_bytes += freed
+                        self._window.durable(lane, event.stream, sequence)
                     case Alive():
                         pass
                     case Report() as report:
@@ -340,6 +354,7 @@ class Sync:
         """Every loop that waits gets the error; the comparing loop raises the first one."""
         if self._over:
             return
+        self._failed = True
         self._window.fail(error)
         self._work.fail(error)
         self._inbox.put(error)
@@ -393,8 +408,6 @@ class Sync:
             for item in self._items
         )
         self.progress.compared_bytes = compared
-        self.progress.content_bytes = sum(item.source.tally.content_bytes for item in self._items)
-        self.progress.bytes_sent = sum(link.bytes_sent for link in self._links)
 
     def _give(self, item: _Item, order: Order) -> None:
         if isinstance(order, Ask):
@@ -402,6 +415,8 @@ class Sync:
                 item.source.stream, Children(order.level, order.node, memoryview(order.digests))
             )
         else:
+            if isinstance(order, Ship):
+                self.progress.ordered_blocks += order.blocks.bit_count()
             self._work.put((item.source, order))
 
     def _commit(self) -> None:
@@ -411,8 +426,10 @@ class Sync:
             tally = item.source.tally
             if tally.changed:
                 raise SourceChanged(
-                    path=item.path, blocks=len(tally.changed), offset=min(tally.changed) * BLOCK_BYTES
+                    path=item.disk.path, blocks=len(tally.changed), offset=min(tally.changed) * BLOCK_BYTES
                 )
+            if (mark := item.disk.mark()) != item.disk.first_mark:
+                raise SourceTouched(path=item.disk.path, first_mark=item.disk.first_mark, found_mark=mark)
             totals.append(DiskTotals(tally.frames, tally.plain_bytes, item.source.digests.root()))
         self._links[0].send(SESSION_STREAM, Commit(self._point, bytes(16), tuple(totals)))
 
@@ -423,9 +440,16 @@ class Sync:
         if isinstance(error, ConnectionLost | PeerReported) or not self._links:
             return
         if self._links[0].connection.may_send:
-            with suppress(HomewardError):
-                message = Bye() if isinstance(error, Stopped) else report_of(error)
-                self._links[0].send(SESSION_STREAM, message)
+            message = Bye() if isinstance(error, Stopped) else report_of(error)
+
+            def tell() -> None:
+                with suppress(HomewardError):
+                    self._links[0].send(SESSION_STREAM, message)
+
+            # A peer that takes nothing must not hold us: whoever waits in the pipe is woken when it is closed.
+            telling = threading.Thread(target=tell, name="part", daemon=True)
+            telling.start()
+            telling.join(PARTING_SECONDS_MAX)
 
     def _reason(self, error: HomewardError) -> HomewardError:
         """The error that ended the run; for a broken connection the peer's own reason, if one arrives soon."""

@@ -35,9 +35,10 @@ class KeyFileRefused(HomewardError):
     what = "the key file {path} cannot be used"
     found = "{reason}"
     expected = "a file of 32 random bytes, or 64 hexadecimal digits, that only its owner may read (mode 0600)"
-    remedy = "make one with: (umask 077; head -c 32 /dev/urandom > {path})  and copy it to both machines"
+    remedy = "{action}"
     path: str
     reason: str
+    action: str
 
 
 def read_key_file(path: Path) -> Secret:
@@ -51,15 +52,26 @@ def read_key_file(path: Path) -> Secret:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise KeyFileRefused(path=str(path), reason=error.strerror or str(error)) from error
+        raise _refused(path, error.strerror or str(error)) from error
     if not stat.S_ISREG(mode) or stat.S_IMODE(mode) & 0o077:
-        reason = f"a file of mode {stat.S_IMODE(mode):04o}" if stat.S_ISREG(mode) else "no regular file"
-        raise KeyFileRefused(path=str(path), reason=reason)
+        if not stat.S_ISREG(mode):
+            raise _refused(path, "no regular file")
+        reason = f"a file of mode {stat.S_IMODE(mode):04o}"
+        raise KeyFileRefused(path=str(path), reason=reason, action=f"close it to others: chmod 600 {path}")
     if len(data) != KEY_BYTES:
         try:
             data = bytes.fromhex(data.decode().strip())
         except ValueError:
             data = b""
     if len(data) != KEY_BYTES:
-        raise KeyFileRefused(path=str(path), reason="content of another length")
+        raise _refused(path, "content of another length")
     return Secret(data)
+
+
+def _refused(path: Path, reason: str) -> KeyFileRefused:
+    return KeyFileRefused(
+        path=str(path),
+        reason=reason,
+        action="copy it from the machine that has it; only where none has one yet, make one (this overwrites nothing): "
+        f"(umask 077; set -C; head -c 32 /dev/urandom > {path})",
+    )

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 _MISSING: Final = object()
 _RATE: Final = re.compile(r"^(\d+(?:\.\d+)?)([kKMGT]?)(i?)$")
+RATE_MIN: Final = 10_000
+"""Bytes a second: below it a frame takes minutes and acknowledgements are taken for silence."""
 _POWER: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -20,8 +22,9 @@ def parse_rate(text: str) -> int:
     if found is None or (found[3] and not found[2]):
         raise SettingsError(f"{text!r} is no rate (such as 50M or 50Mi, in bytes a second)")
     rate = int(float(found[1]) * (1024 if found[3] else 1000) ** _POWER[found[2]])
-    if rate < 1:
-        raise SettingsError(f"{text!r} is no rate that anything could move at")
+    if rate < RATE_MIN:
+        meant = f" (did you mean {text}M?)" if text.isdigit() else ""
+        raise SettingsError(f"{text!r} is {rate} bytes a second, at which nothing moves{meant}")
     return rate
 
 

@@ -12,6 +12,7 @@ import click
 
 from drcore.errors import HomewardError, coded
 from drcore.settings import SettingsError, parse_rate
+from drcore.units import BLOCK_BYTES
 from homeward import control, show
 from homeward.errors import NotConfirmed, UsageRefused
 from homeward.stopping import Interrupt
@@ -215,9 +216,16 @@ def sync(
         lanes=lanes,
     )
     local = LocalSync(order, state_directory, lambda error, wait: None)
-    if target.exists() and not local.workplace.resumes:
-        show.say(f"{target}: its old content will be overwritten; there is no way back to it yet")
-    with Interrupt(local.stop), show.progress(lambda: _standing(local.agent)):
+    warned = False
+
+    def standing() -> show.Standing:
+        nonlocal warned
+        if local.agent is not None and local.agent.progress.overwrites and not warned:
+            warned = True
+            show.say(f"{target}: its old content is overwritten; there is no way back to it yet")
+        return _standing(local.agent)
+
+    with Interrupt(local.stop), show.progress(standing):
         report = local.run()
     seconds = round(time.monotonic() - began, 3)
     cpu = round(_cpu_seconds(), 3)
@@ -264,8 +272,10 @@ def _standing(agent: Any) -> show.Standing:
     if agent is None:
         return show.Standing(0, 0, 0, "starting")
     now = agent.progress
-    label = "comparing and sending" if now.compared_bytes < now.total_bytes else "sending the rest"
-    return show.Standing(now.compared_bytes, now.total_bytes, now.bytes_sent, label)
+    if now.compared_bytes < now.total_bytes:
+        return show.Standing(now.compared_bytes, now.total_bytes, now.bytes_sent, "comparing and sending")
+    sent, ordered = now.sent_blocks * BLOCK_BYTES, now.ordered_blocks * BLOCK_BYTES
+    return show.Standing(sent, ordered, now.bytes_sent, "sending the rest")
 
 
 def _confirmed(target: Path, told: str | None, state: Path) -> bool:
@@ -403,6 +413,9 @@ def main() -> None:
         _fail(Stopped(), INTERRUPTED)
     except KeyboardInterrupt:
         _fail(Stopped(), INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        show.say(error.format_message())
+        sys.exit(ERROR)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "homeward"

@@ -92,9 +92,13 @@ def progress(standing: Callable[[], Standing]) -> Iterator[None]:
 def _lines(standing: Callable[[], Standing], over: threading.Event) -> None:
     rate = _Rate()
     rate.add(time.monotonic(), standing())
-    while not over.wait(LINE_SECONDS):
-        now = standing()
-        say(_line(now, *rate.add(time.monotonic(), now)))
+    told = time.monotonic()
+    while not over.wait(FRAME_SECONDS):
+        now, moment = standing(), time.monotonic()
+        if moment - told >= LINE_SECONDS:
+            told = moment
+            say(_line(now, *rate.add(moment, now)))
+    standing()
 
 
 def _bar(standing: Callable[[], Standing], over: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a wish, not as an end."""
 
+import os
 import signal
 from collections.abc import Callable
 
@@ -12,7 +13,11 @@ class Interrupt:
         self.asked = False
 
     def _ask(self, number: int, frame: object) -> None:
+        if self.asked:  # asked twice: at once, as a kill would
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self.asked = True
+        os.write(2, b"stopping in order; once more to leave at once\n")  # a buffered write is not for a handler
         if self._stop is not None:
             self._stop()
 

@@ -150,7 +150,9 @@ def main(folder: Path) -> dict[str, object]:
     )
     digests = DigestMap(SIZE, folder)
     sent = SentFile(folder / "agent", "generated")
-    disk = SyncDisk(DiskOffer(config.disks[0].disk.bytes, SIZE), "generated", source, digests, sent)
+    disk = SyncDisk(
+        DiskOffer(config.disks[0].disk.bytes, SIZE), "generated", source, digests, sent, lambda: "", ""
+    )
     report = Sync(config, [disk], ports, b"p" * 16).run()
     seconds = time.monotonic() - began
     master.stop()

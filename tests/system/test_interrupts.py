@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import pytest
 from tests.conftest import LoopDevice
 from tests.system.command import (
     changed,
+    ended,
     homeward,
     interrupted,
     judge,
     left_beside,
     make_image,
     start,
+    wait_until,
     write_sparse,
 )
 
@@ -185,3 +188,29 @@ def test_a_device_goes_on_from_its_state_directory(
     assert found["blocks_sent"] < SIZE // 65536
     judge(device, "raw", source)
     assert list(state.rglob("*")) == []
+
+
+def test_a_source_that_changes_where_it_was_read_already_is_noticed(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(24 * MIB))
+    target = tmp_path / "target.raw"
+    running = start("sync", source, target, "--create", "raw", "--bandwidth", "8M", "--json")
+    wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > 6 * MIB)
+    with source.open("r+b") as file:
+        file.seek(MIB)
+        file.write(b"news")
+    ended(running).refused("HW-AGENT-009")
+    homeward("sync", source, target, "--json").answer()
+    judge(target, "raw", source)
+
+
+def test_ctrl_c_is_heard_however_low_the_rate(tmp_path: Path, dice: random.Random) -> None:
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(4 * MIB))
+    running = start("sync", source, tmp_path / "target.raw", "--create", "raw", "--bandwidth", "10k")
+    wait_until(lambda: (tmp_path / "target.raw").exists())
+    time.sleep(1)
+    began = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    assert ended(running).code == 130
+    assert time.monotonic() - began < 8

@@ -108,7 +108,14 @@ def test_a_key_that_is_a_named_pipe_does_not_hold_us(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("1", 1), ("50M", 50_000_000), ("50Mi", 50 << 20), ("1.5k", 1500), ("2Gi", 2 << 30), ("1T", 10**12)],
+    [
+        ("10000", 10_000),
+        ("50M", 50_000_000),
+        ("50Mi", 50 << 20),
+        ("15.5k", 15_500),
+        ("2Gi", 2 << 30),
+        ("1T", 10**12),
+    ],
 )
 def test_rates(text: str, rate: int) -> None:
     assert parse_rate(text) == rate
@@ -130,7 +137,7 @@ def test_a_table_gives_what_was_asked_for_and_tells_of_the_rest() -> None:
             "count": 3,
             "where": "/a/b",
             "id": str(identifier),
-            "speed": "5k",
+            "speed": "50k",
             "kind": "b",
             "peer": "[::1]:80",
             "inner": {"x": 1},
@@ -143,7 +150,7 @@ def test_a_table_gives_what_was_asked_for_and_tells_of_the_rest() -> None:
     assert table.number("count", 0, 0, 5) == 3
     assert table.path("where") == Path("/a/b")
     assert table.uuid("id") == identifier
-    assert table.rate("speed") == 5000
+    assert table.rate("speed") == 50_000
     assert table.rate("none") is None
     assert table.choice("kind", ("a", "b"), "a") == "b"
     assert table.choice("absent", ("a", "b"), "a") == "a"
