@@ -17,7 +17,9 @@ class Interrupt:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.asked = True
-        os.write(2, b"stopping in order; once more to leave at once\n")  # a buffered write is not for a handler
+        os.write(
+            2, b"stopping in order; once more to leave at once\n"
+        )  # a buffered write is not for a handler
         if self._stop is not None:
             self._stop()
 
