@@ -36,8 +36,9 @@ lab: build
 	@scripts/build-vcenter
 	@simlab/azure/install
 
+# Two processes; the tests of one file stay in order in one of them, since they share what its fixtures start.
 test: build lab
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -p no:benchmark --numprocesses 2 --dist loadfile
 
 check: build
 	$(PY) -m ruff check .
