@@ -53,6 +53,7 @@ OPENERS: Final[dict[Format, Opener]] = {
     Format.VHD_DYNAMIC: vhd.open_dynamic,
     Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.open_sparse,
     Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.open_flat,
+    Format.VMDK_VMFS: vmdk_flat.open_flat,
 }
 CREATORS: Final[dict[Format, Creator]] = {
     Format.RAW: create_raw,
@@ -60,6 +61,7 @@ CREATORS: Final[dict[Format, Creator]] = {
     Format.VHD_DYNAMIC: vhd.create_dynamic,
     Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.create_sparse,
     Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.create_flat,
+    Format.VMDK_VMFS: vmdk_flat.create_flat,
 }
 
 

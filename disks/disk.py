@@ -16,6 +16,7 @@ class Format(Enum):
     VHD_DYNAMIC = "vhd-dynamic"
     VMDK_MONOLITHIC_SPARSE = "vmdk-monolithicSparse"
     VMDK_MONOLITHIC_FLAT = "vmdk-monolithicFlat"
+    VMDK_VMFS = "vmdk-vmfs"
 
 
 class ExtentKind(Enum):

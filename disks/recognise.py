@@ -19,6 +19,11 @@ from drcore.limits import DESCRIPTOR_BYTES_MAX
 
 RAW_SUFFIXES: Final = (".raw", ".img")
 GUEST_DATA: Final = re.compile(r"-(flat|f\d{3}|delta)\.vmdk$", re.IGNORECASE)
+CREATE_TYPES: Final = {
+    "monolithicFlat": Format.VMDK_MONOLITHIC_FLAT,
+    "vmfs": Format.VMDK_VMFS,
+}
+"""What a text descriptor's createType makes of it."""
 FORMATS: Final = ", ".join(kind.value for kind in Format)
 
 
@@ -184,8 +189,9 @@ def _text(backing: Backing, start: bytes) -> Seen:
         create_type = read_descriptor(backing)[1].create_type
     except Malformed as error:
         raise damaged(backing, error) from error
-    kind = Format.VMDK_MONOLITHIC_FLAT if create_type == "monolithicFlat" else None
-    return Seen(kind, f"a VMDK descriptor that says {create_type[:40]!r}", family=".vmdk")
+    return Seen(
+        CREATE_TYPES.get(create_type), f"a VMDK descriptor that says {create_type[:40]!r}", family=".vmdk"
+    )
 
 
 def _nothing(start: bytes) -> Seen:

@@ -1,8 +1,13 @@
-"""VMDK monolithicFlat: a text descriptor and beside it one file that holds the disk from end to end."""
+"""VMDK monolithicFlat and vmfs: a text descriptor and beside it one file that holds the disk from end to end.
+
+Source: VMware, "Virtual Disk Format 5.0", "The Extent Description": hosted products call such an extent FLAT and give
+an offset in it, ESXi calls it VMFS and gives none; thick and thin disks of ESXi differ in the file system only.
+"""
 
 import contextlib
 import os
 from pathlib import Path
+from typing import Final
 
 from disks.backing import Access, Backing
 from disks.disk import Format
@@ -12,6 +17,11 @@ from disks.opening import Newborn, open_directory, open_extent
 from disks.vmdk import Place, StoredDescriptor, check_size, new_descriptor
 from disks.vmdk_layout import SECTOR, ExtentLine
 from drcore.limits import DESCRIPTOR_BYTES_MAX, DISK_BYTES_MAX
+
+EXTENTS: Final = {Format.VMDK_MONOLITHIC_FLAT: "FLAT", Format.VMDK_VMFS: "VMFS"}
+"""What the descriptor calls the one extent."""
+EXTENT_TEXTS: Final = {Format.VMDK_MONOLITHIC_FLAT: 'FLAT "{}" 0', Format.VMDK_VMFS: 'VMFS "{}"'}
+"""Its line in a new descriptor, behind access and size."""
 
 
 class FlatVmdk(LinearDisk):
@@ -52,7 +62,7 @@ def open_flat(backing: Backing, kind: Format) -> FlatVmdk:
     if backing.size > DESCRIPTOR_BYTES_MAX:
         raise _damaged(backing, "the descriptor", f"{backing.size} bytes", f"at most {DESCRIPTOR_BYTES_MAX}")
     stored = StoredDescriptor(backing, Place(0, backing.size))
-    line = _only_extent(backing, stored)
+    line = _only_extent(backing, stored, EXTENTS[kind])
     directory = open_directory(backing.path)
     try:
         extent = open_extent(directory, line.name, backing.path, backing.access)
@@ -77,7 +87,7 @@ def create_flat(path: Path, kind: Format, size: int) -> FlatVmdk:
     extent: Backing | None = None
     made = False
     try:
-        text = new_descriptor(path, kind, size, f'FLAT "{name}" 0')
+        text = new_descriptor(path, kind, size, EXTENT_TEXTS[kind].format(name))
         newborn.backing.write(0, memoryview(text))
         extent, made = _create_extent(path, name, size)
         backing = newborn.publish()
@@ -123,16 +133,16 @@ def _adopt_extent(path: Path, name: str, size: int) -> Backing:
     raise TargetExists(path=str(extent.path))
 
 
-def _only_extent(backing: Backing, stored: StoredDescriptor) -> ExtentLine:
+def _only_extent(backing: Backing, stored: StoredDescriptor, kind: str) -> ExtentLine:
     extents = stored.descriptor.extents
     accesses = ("RW",) if backing.writable else ("RW", "RDONLY")
-    if len(extents) != 1 or extents[0].kind != "FLAT" or extents[0].access not in accesses:
+    if len(extents) != 1 or extents[0].kind != kind or extents[0].access not in accesses:
         seen = (
             f"{len(extents)} extents"
             if len(extents) != 1
             else f"one of kind {extents[0].access} {extents[0].kind}"
         )
-        raise _damaged(backing, "the extent description", seen, f"one {accesses[-1]} FLAT extent")
+        raise _damaged(backing, "the extent description", seen, f"one {accesses[-1]} {kind} extent")
     (line,) = extents
     if not 0 < line.sectors <= DISK_BYTES_MAX // SECTOR or line.offset > DISK_BYTES_MAX // SECTOR:
         seen = f"{line.sectors} sectors from {line.offset} on"

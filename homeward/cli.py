@@ -34,7 +34,7 @@ class Rate(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-FORMATS = ("raw", "vhd-fixed", "vhd-dynamic", "vmdk-monolithicSparse", "vmdk-monolithicFlat")
+FORMATS = ("raw", "vhd-fixed", "vhd-dynamic", "vmdk-monolithicSparse", "vmdk-monolithicFlat", "vmdk-vmfs")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_argument = click.Path(path_type=Path)
 

@@ -20,6 +20,7 @@ FORMATS = [
     Format.VHD_DYNAMIC,
     Format.VMDK_MONOLITHIC_SPARSE,
     Format.VMDK_MONOLITHIC_FLAT,
+    Format.VMDK_VMFS,
 ]
 SIZES = [512, 65536 - 512, 2 * 1024 * 1024 + 512, 33 * 1024 * 1024 + 7 * 512]
 
@@ -218,7 +219,9 @@ def test_an_opening_for_writing_changes_nothing_by_itself(kind: Format, tmp_path
 
 
 @pytest.mark.parametrize(
-    "kind", [Format.VMDK_MONOLITHIC_SPARSE, Format.VMDK_MONOLITHIC_FLAT], ids=lambda k: k.value
+    "kind",
+    [Format.VMDK_MONOLITHIC_SPARSE, Format.VMDK_MONOLITHIC_FLAT, Format.VMDK_VMFS],
+    ids=lambda k: k.value,
 )
 def test_the_cid_changes_once_per_opening_with_the_first_write(kind: Format, tmp_path: Path) -> None:
     path = place(tmp_path, kind)

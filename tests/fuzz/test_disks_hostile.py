@@ -25,6 +25,7 @@ FORMATS = {
     Format.VHD_DYNAMIC: "vhd",
     Format.VMDK_MONOLITHIC_SPARSE: "vmdk",
     Format.VMDK_MONOLITHIC_FLAT: "vmdk",
+    Format.VMDK_VMFS: "vmdk",
 }
 ROUNDS = int(os.environ.get("ROUNDS", "200"))
 SEED = int(os.environ.get("SEED") or random.randrange(2**32))
