@@ -3,15 +3,16 @@
 A format is one layout module (bytes, pure) and one module of input and output; here its name meets them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from disks import vhd, vmdk_flat, vmdk_sparse
 from disks.backing import Access, Backing
+from disks.check import Checker, Finding, Severity, collect
 from disks.disk import Format
-from disks.errors import FormatContradicted, FormatNotSupported, SizeNotPossible
+from disks.errors import FormatContradicted, FormatNotSupported, ImageDamaged, ParentUnusable, SizeNotPossible
 from disks.identity import DiskIdentity, identity
 from disks.image import Image
 from disks.linear import create_raw, open_raw
@@ -21,10 +22,12 @@ from drcore.limits import DISK_BYTES_MAX
 from drcore.units import ByteCount
 
 __all__ = [
+    "CheckedImage",
     "DiskIdentity",
     "Image",
     "ImageInfo",
     "change_mark",
+    "check",
     "create",
     "identity",
     "inspect",
@@ -42,6 +45,19 @@ class ImageInfo:
     virtual_size: ByteCount
     allocated_bytes: ByteCount
     grain_size: ByteCount | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedImage:
+    """What `info --check` shows: `info` is None where the image is too damaged to be opened."""
+
+    info: ImageInfo | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def damaged(self) -> bool:
+        """Whether anything found may cost content."""
+        return any(finding.severity is Severity.DAMAGE for finding in self.findings)
 
 
 Opener = Callable[[Backing, Format], Image]
@@ -63,6 +79,8 @@ CREATORS: Final[dict[Format, Creator]] = {
     Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.create_flat,
     Format.VMDK_VMFS: vmdk_flat.create_flat,
 }
+CHECKERS: Final[dict[Format, Checker]] = {}
+"""Formats that have more to check than what opening them does."""
 
 
 def open_source(path: str | Path, told: Format | None = None) -> Image:
@@ -110,6 +128,18 @@ def inspect(path: str | Path, told: Format | None = None) -> ImageInfo:
         image.close()
 
 
+def check(path: str | Path, told: Format | None = None) -> CheckedImage:
+    """What is wrong with the structure of the image at `path`, read under a shared lock; guest data is not read.
+
+    Errors: as `open_source`, but damage and a parent that cannot be used are findings.
+    """
+    backing = open_backing(resolve(path), Access.SOURCE)
+    try:
+        return _check(backing, Path(path), told)
+    finally:
+        backing.close()
+
+
 def change_mark(image: Image) -> str | None:
     """The format's own change mark (VMDK: the CID as eight hex digits), None where the format has none."""
     return image.change_mark
@@ -125,3 +155,24 @@ def _open(path: str | Path, told: Format | None, access: Access) -> Image:
     except BaseException:
         backing.close()
         raise
+
+
+def _check(backing: Backing, given: Path, told: Format | None) -> CheckedImage:
+    def findings() -> Iterator[Finding]:
+        kind = classify(backing, given, told)
+        if kind in CHECKERS:
+            yield from CHECKERS[kind](backing, kind)
+
+    found = collect(findings())
+    try:
+        # What opening refuses is damage too, even where the checker saw none.
+        return CheckedImage(inspect(given, told), found)
+    except (ImageDamaged, ParentUnusable) as error:
+        if any(finding.severity is Severity.DAMAGE for finding in found):
+            return CheckedImage(None, found)
+        return CheckedImage(None, found + collect(_raised(error)))
+
+
+def _raised(error: ImageDamaged | ParentUnusable) -> Iterator[Finding]:
+    yield from ()
+    raise error

@@ -201,3 +201,19 @@ class ImageFull(HomewardError):
     offset: int
     length: int
     limit: int
+
+
+class ParentUnusable(HomewardError):
+    """An image that holds only what differs from its parent, and a parent that is not there or not the one."""
+
+    code = "HW-DISKS-016"
+    what = "the image {path} needs its parent {parent}, which cannot be used"
+    found = "{seen}"
+    expected = "{wanted}"
+    remedy = (
+        "put the right parent into the same directory, under the name that the image tells, and run it again"
+    )
+    path: str
+    parent: str
+    seen: str
+    wanted: str

@@ -56,6 +56,10 @@ VHD_GROWTH_BYTES: Final = 64 * MIB
 """A dynamic VHD moves its footer ahead by so much: a flush for each move, and no more than that hole after a kill."""
 SPARE_RUNS_MAX: Final = 4096
 """Runs of zeroed, released grains that an open VMDK remembers for new use; more are left as holes in the file."""
+CHECK_FINDINGS_MAX: Final = 100
+"""Findings that a check of an image tells: a person reads no more, and a hostile table has millions."""
+PARENTS_MAX: Final = 64
+"""Images of one chain: VMware stops at 32 snapshots, Hyper-V warns at 50; each costs open files."""
 IDENTITY_READ_BYTES_MAX: Final = 128 * KIB
 """What a fingerprint reads of the disk and of each partition: the farthest superblock, btrfs', ends at 68 KiB."""
 

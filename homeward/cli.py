@@ -6,16 +6,20 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from disks.disk import Format
 from drcore.errors import HomewardError, coded
 from drcore.settings import SettingsError, parse_rate
 from drcore.units import BLOCK_BYTES
 from homeward import control, show
 from homeward.errors import NotConfirmed, UsageRefused
 from homeward.stopping import Interrupt
+
+if TYPE_CHECKING:
+    from disks import catalogue
 
 DONE, NO, ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -34,7 +38,7 @@ class Rate(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-FORMATS = ("raw", "vhd-fixed", "vhd-dynamic", "vmdk-monolithicSparse", "vmdk-monolithicFlat", "vmdk-vmfs")
+FORMATS = tuple(kind.value for kind in Format)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_argument = click.Path(path_type=Path)
 
@@ -61,23 +65,33 @@ def cli(run: Run, debug: bool) -> None:
 @click.option(
     "--format", "told", type=click.Choice(FORMATS), help="What the image is, when its name does not tell."
 )
+@click.option("--check", "checks", is_flag=True, help="Verify the structure too. Exit 0: sound, 1: damaged.")
 @json_option
-def info(image: Path, told: str | None, as_json: bool) -> None:
-    """Shows what a disk image is."""
+@click.pass_obj
+def info(run: Run, image: Path, told: str | None, checks: bool, as_json: bool) -> None:
+    """Shows what a disk image is, and with --check what is wrong with its structure, and where."""
     from disks import catalogue
-    from disks.disk import Format
 
-    found = catalogue.inspect(image, Format(told) if told else None)
+    kind = Format(told) if told else None
+    if checks:
+        checked = catalogue.check(image, kind)
+        run.exit_code = NO if checked.damaged else DONE
+        found, findings = checked.info, checked.findings
+    else:
+        found, findings = catalogue.inspect(image, kind), ()
     if as_json:
-        show.answer_json(
-            {
-                "format": found.format.value,
-                "virtual_size": found.virtual_size,
-                "allocated_bytes": found.allocated_bytes,
-                "grain_size": found.grain_size,
-            }
-        )
+        answer = show.image(found, kind)
+        show.answer_json({**answer, "check": show.findings(findings)} if checks else answer)
         return
+    if found is not None:
+        _tell_image(found)
+    if checks:
+        for finding in findings:
+            show.answer(show.finding_line(finding))
+        show.answer("check          damaged" if run.exit_code else "check          sound")
+
+
+def _tell_image(found: "catalogue.ImageInfo") -> None:
     show.answer(f"format         {found.format.value}")
     show.answer(f"virtual size   {show.size(found.virtual_size)} ({show.count(found.virtual_size)} bytes)")
     show.answer(
@@ -108,7 +122,6 @@ def compare(
     from agent import measure
     from agent.errors import Stopped
     from disks import catalogue
-    from disks.disk import Format
 
     began = time.monotonic()
     stopped = Interrupt()

@@ -4,10 +4,16 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from disks.disk import Format
+
+if TYPE_CHECKING:
+    from disks.catalogue import ImageInfo
+    from disks.check import Finding
 
 LINE_SECONDS: Final = 10.0
 FRAME_SECONDS: Final = 0.2
@@ -141,3 +147,40 @@ def answer(text: str) -> None:
 def answer_json(found: dict[str, Any]) -> None:
     """The one JSON object on stdout."""
     sys.stdout.write(json.dumps(found) + "\n")
+
+
+def image(found: "ImageInfo | None", told: Format | None) -> dict[str, Any]:
+    """The object that `info --json` prints; everything but a told format is null of an image that cannot be opened."""
+    if found is None:
+        unknown = dict.fromkeys(("virtual_size", "allocated_bytes", "grain_size"))
+        return {"format": told.value if told else None, **unknown}
+    return {
+        "format": found.format.value,
+        "virtual_size": found.virtual_size,
+        "allocated_bytes": found.allocated_bytes,
+        "grain_size": found.grain_size,
+    }
+
+
+def findings(found: "Sequence[Finding]") -> list[dict[str, Any]]:
+    """The list `check` of `info --check --json`."""
+    return [
+        {
+            "severity": each.severity.value,
+            "path": each.path or None,
+            "structure": each.structure,
+            "offset": each.offset,
+            "found": each.seen,
+            "expected": each.wanted,
+        }
+        for each in found
+    ]
+
+
+def finding_line(found: "Finding") -> str:
+    """A finding in one line for people."""
+    where = f" of {found.path}" if found.path else ""
+    return (
+        f"{found.severity.value:<14} {found.structure} at offset {found.offset}{where}; found {found.seen}; "
+        f"expected {found.wanted}"
+    )
