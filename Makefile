@@ -31,10 +31,11 @@ demo-disk: build
 	@$(PY) scripts/demo_disk.py $(if $(KEEP),--keep) $(if $(CREATE),--create '$(CREATE)') \
 		$(if $(SOURCE),'$(SOURCE)') $(if $(TARGET),'$(TARGET)')
 
-# The stand-ins for vCenter and Azure: Go and Node programs, built or fetched once.
+# The stand-ins for vCenter and Azure, Go and Node programs, built or fetched once; and PostgreSQL's programs.
 lab: build
 	@scripts/build-vcenter
 	@simlab/azure/install
+	@scripts/install-postgresql
 
 # Two processes; the tests of one file stay in order in one of them, since they share what its fixtures start.
 test: build lab

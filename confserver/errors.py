@@ -314,3 +314,17 @@ class HomeRuns(HomewardError):
     remedy = "find out who turned it on, power it off, retry the job"
     vm: str
     power: str
+
+
+class JobStopped(HomewardError):
+    """A job that a former server left cannot go on by itself; undoing can."""
+
+    code = "HW-CONF-026"
+    what = "the job {job} cannot go on where the former server left it"
+    found = "a workflow that is {status}, of version {version}"
+    expected = "a workflow of version {wanted} that was under way"
+    remedy = "homeward jobs retry JOB: it undoes what the job did; then run the verb again"
+    job: str
+    status: str
+    version: str
+    wanted: str

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
-from confserver.errors import JobCancelled, JobOver
+from confserver.errors import JobCancelled, JobOver, JobStopped
 from confserver.items import Job, JobStatus, Plan, StepRecord
 from confserver.steps import Ports, Step, Verb, Work
 from confserver.store import Store
@@ -29,15 +29,20 @@ RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0)
 """Pauses before a step is tried again after an error that may pass by itself."""
 WAIT_SECONDS: Final = 0.05
 """Pause between two looks of somebody who waits for a job."""
+_ENDED_BADLY: Final = ("ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 _PASSING: Final = (Retry.TRANSIENT, Retry.RECONNECT, Retry.RESYNC)
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Where DBOS keeps its books, and who this server is among those that share them."""
+    """Where DBOS keeps its books, who this server is among those that share them, how often DBOS looks for messages.
+
+    Jobs get no messages; the pause is what an orderly end may have to wait for.
+    """
 
     database_url: str
     server_name: str = "homeward"
+    poll_seconds: float = 1.0
 
 
 class Jobs:
@@ -59,6 +64,7 @@ class Jobs:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "ERROR",
             "enable_otlp": False,
+            "notification_listener_polling_interval_sec": engine.poll_seconds,
         }
         DBOS(config=config)
 
@@ -69,13 +75,20 @@ class Jobs:
         self._workflow: Callable[[str, int], None] = run
 
     def start(self) -> None:
-        """Jobs that a killed server left are going on."""
+        """Jobs that a killed server left are going on; those that cannot are stuck and may be undone by a retry."""
         DBOS.launch()
         for job in self._store.unfinished_jobs():
-            status = DBOS.get_workflow_status(_workflow_id(job))
-            if status is None:  # killed between the record and the workflow
+            found = DBOS.get_workflow_status(_workflow_id(job))
+            if found is None:  # killed between the record and the workflow
                 self.run(job)
-            elif status.status in ("ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"):
+            elif found.status in _ENDED_BADLY or found.app_version != WORKFLOW_VERSION:
+                reason = JobStopped(
+                    job=job.id,
+                    status=found.status,
+                    version=found.app_version or "none",
+                    wanted=WORKFLOW_VERSION,
+                )
+                self._store.note_error(job.id, reason.as_json())
                 self._store.end_job(job.id, JobStatus.STUCK, self._clock.now())
 
     def close(self) -> None:

@@ -4,6 +4,7 @@
 
 Every (phase, step) of a verb with an exclamation mark kills one process, and so does the first change inside it. `lie`
 in the place of a verb makes both sides differ, so that the next failback is undone. Prints how many processes died.
+HOMEWARD_TEST_DATABASE may hold the URL of a database; otherwise SQLite's files are in the folder.
 """
 
 import os
@@ -65,7 +66,7 @@ def child(folder: Path, told: str) -> None:
     verb = told.rstrip("!")
     killer = Killer(folder / "marks", armed=told != verb)
     confserver_rig.Saboteur = lambda: killer  # type: ignore[assignment,misc]
-    rig = Rig(folder)
+    rig = Rig(folder, os.environ.get("HOMEWARD_TEST_DATABASE", ""))
     rig.world.on_change = killer.changed
     rig.jobs.start()
     item = rig.enable()

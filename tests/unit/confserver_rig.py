@@ -1,10 +1,13 @@
-"""A configuration server on fakes and SQLite, whose steps can be made to fail."""
+"""A configuration server on fakes and a real database, whose steps can be made to fail."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
+
+import dbos._dbos
 
 from confserver import service as services
 from confserver.items import Item, Job
@@ -26,6 +29,8 @@ from tests.unit.confserver_fakes import (
 )
 
 KEY = Secret(b"k" * 32)
+POLL_SECONDS: Final = 0.01
+"""Instead of DBOS's second, which recovery and an orderly end wait for."""
 
 
 @dataclass(slots=True)
@@ -63,22 +68,24 @@ class Saboteur:
 
 
 class Rig:
-    """Everything wired. `world` may be turned to another file between jobs."""
+    """Everything wired, on SQLite where no URL is told. `world` may be turned to another file between jobs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "") -> None:
         self.folder = folder
         self.world = World(folder / "world.json")
         self.clock = FakeClock()
         self.saboteur = Saboteur()
-        self.store = Store(f"sqlite:///{folder / 'store.sqlite'}")
+        self.store = Store(database or f"sqlite:///{folder / 'store.sqlite'}")
         self.vsphere = FakeVSphere(self.world)
         self.azure = FakeAzure(self.world)
         ports = Ports(self.vsphere, self.azure, FakeReplication(self.world))
         verbs: Mapping[str, Verb] = MappingProxyType(
             {name: self.saboteur.wrap(verb) for name, verb in services.VERBS.items()}
         )
-        engine = Engine(f"sqlite:///{folder / 'jobs.sqlite'}")
+        engine = Engine(database or f"sqlite:///{folder / 'jobs.sqlite'}", poll_seconds=POLL_SECONDS)
         self.jobs = Jobs(engine, self.store, ports, verbs, self.clock, KEY)
+        # A killed job is taken up again through a queue of DBOS's own, whose interval has no setting.
+        dbos._dbos._get_or_create_dbos_registry().get_internal_queue()._polling_interval_sec = POLL_SECONDS
         site = Site("linux", (("192.0.2.1", 443),))
         self.service = Service(self.store, self.jobs, ports, FakeNetwork(), self.clock, site)
 
@@ -99,9 +106,9 @@ class Rig:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Rig]:
+def running(folder: Path, database: str = "") -> Iterator[Rig]:
     """A rig whose jobs run."""
-    rig = Rig(folder)
+    rig = Rig(folder, database)
     rig.jobs.start()
     try:
         yield rig

@@ -1,4 +1,4 @@
-"""Reprotect, failback, commit and cancel through DBOS on SQLite, with fabrics that live in a file."""
+"""Reprotect, failback, commit and cancel through DBOS on SQLite and PostgreSQL, with fabrics that live in a file."""
 
 import itertools
 import tempfile
@@ -17,13 +17,16 @@ from tests.unit.confserver_fakes import DISKS
 from tests.unit.confserver_rig import KEY, Rig, running
 
 
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    database = ""
+    if request.param == "postgresql":
+        database = request.getfixturevalue("cluster").create()
     # In memory where there is such a place: a durable commit for every step of every test would take minutes.
     place = Path("/dev/shm")
     with (
         tempfile.TemporaryDirectory(dir=place if place.is_dir() else None) as folder,
-        running(Path(folder)) as found,
+        running(Path(folder), database) as found,
     ):
         yield found
 
@@ -122,23 +125,53 @@ EVERY_STEP = [
 ]
 
 
+class Prepared:
+    """An item that stands where a verb may begin, kept from one failed job to the next: each leaves it as it was."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Rig, str, Item] | None = None
+
+    def take(self, rig: Rig, verb: str) -> Item:
+        """The item; nobody's again until it is given back."""
+        kept, self._kept = self._kept, None
+        if kept is not None and (kept[0], kept[1]) == (rig, verb):
+            return kept[2]
+        item = rig.another(f"web{next(_NUMBERS)}")
+        get_to(rig, item, verb)
+        return item
+
+    def give_back(self, rig: Rig, verb: str, item: Item) -> None:
+        """The item stands as it stood."""
+        self._kept = rig, verb, item
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    return Prepared()
+
+
 @pytest.mark.parametrize(("verb", "step", "after"), EVERY_STEP)
 def test_a_step_that_fails_leaves_everything_as_before(
-    rig: Rig, item: Item, verb: str, step: str, after: bool
+    rig: Rig, prepared: Prepared, verb: str, step: str, after: bool
 ) -> None:
-    get_to(rig, item, verb)
+    item = prepared.take(rig, verb)
     before, state = standing(rig), rig.store.item(item.id).state
     saboteur = rig.saboteur
     saboteur.verb, saboteur.step, saboteur.phase, saboteur.after, saboteur.times = verb, step, "do", after, 1
     job = rig.do(item, verb)
     assert (job.status, job.error["code"]) == (JobStatus.FAILED, "HW-CONF-014")
-    if job.report.get("written"):  # by a cycle of the reprotect: the VM must not run on overwritten disks
+    written = bool(job.report.get("written"))
+    if written:  # by a cycle of the reprotect: the VM must not run on overwritten disks
         before["home_power"] = "off"
-    if verb == "commit" and (step != "merge-snapshot" or after):
+    merged = verb == "commit" and (step != "merge-snapshot" or after)
+    if merged:
         before["snapshots"] = []  # a merge has no way back; the commit is run again
     found = rig.store.item(item.id)
     assert (found.state, found.job, standing(rig)) == (state, "", before)
-    assert rig.jobs.wait(rig.service.retry(job.id)).status is JobStatus.DONE
+    if not (written or merged or (step, after) == (VERBS[verb].steps[-1].name, True)):
+        prepared.give_back(rig, verb, item)
+    else:
+        assert rig.jobs.wait(rig.service.retry(job.id)).status is JobStatus.DONE
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
