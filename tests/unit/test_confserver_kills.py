@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from dbos import DBOS
-from dbos.error import DBOSInitializationError
+from dbos._error import DBOSInitializationError
 
 from confserver import jobs
 from confserver.items import JobStatus
