@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Final
 
 from disks.errors import DiskInUse, OpenFailed
 
+BLKROGET: Final = 0x125E
+"""linux/fs.h: whether a block device is read-only."""
 QEMU_WRITES: Final = 101
 """qemu, block/file-posix.c: RAW_LOCK_PERM_BASE (100) and the bit of BLK_PERM_WRITE (1)."""
 
@@ -55,6 +58,14 @@ def refuse_used_target(descriptor: int, path: Path) -> None:
             raise DiskInUse(path=str(path), holder=f"it is mounted at {mount.point}", verb="mounts")
     if not stat.S_ISBLK(status.st_mode) and devices:
         raise DiskInUse(path=str(path), holder="a loop device shows it (losetup -a)", verb="has attached")
+
+
+def refuse_read_only(descriptor: int, path: Path) -> None:
+    """The device takes writes, or OpenFailed. The kernel lets a read-only device be opened for writing."""
+    if not stat.S_ISBLK(os.fstat(descriptor).st_mode):
+        return
+    if int.from_bytes(fcntl.ioctl(descriptor, BLKROGET, bytes(4)), sys.byteorder):
+        raise OpenFailed(path=str(path), reason="the device is set read-only (blockdev --getro)")
 
 
 def lock(descriptor: int, path: Path, *, exclusive: bool) -> None:

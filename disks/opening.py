@@ -77,6 +77,7 @@ def _claim(descriptor: int, path: Path, access: Access) -> None:
         guard.lock(descriptor, path, exclusive=False)
         guard.refuse_used_source(descriptor, path)
     elif access is Access.TARGET:
+        guard.refuse_read_only(descriptor, path)
         guard.lock(descriptor, path, exclusive=True)
         guard.refuse_used_target(descriptor, path)
 

@@ -1,10 +1,12 @@
 """The `homeward` command: verbs, options, exit codes. It decides nothing; it calls the roles and shows their words."""
 
+import os
 import resource
 import sys
 import time
 import traceback
 from dataclasses import dataclass
+from io import FileIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -225,7 +227,7 @@ def sync(
         bandwidth=bandwidth,
         compression=Compression(compression),
         allow_larger=allow_larger,
-        adopt=adopt or _confirmed(target, target_format, state_directory),
+        adopt=adopt or _confirmed(source, source_format, target, target_format, state_directory),
         lanes=lanes,
     )
     local = LocalSync(order, state_directory, lambda error, wait: None)
@@ -291,7 +293,7 @@ def _standing(agent: Any) -> show.Standing:
     return show.Standing(sent, ordered, now.bytes_sent, "sending the rest")
 
 
-def _confirmed(target: Path, told: str | None, state: Path) -> bool:
+def _confirmed(source: Path, source_told: str | None, target: Path, told: str | None, state: Path) -> bool:
     """Whether the operator has confirmed the target; in a script files need no confirmation, devices always do."""
     from disks import catalogue
     from disks.disk import Format
@@ -301,14 +303,13 @@ def _confirmed(target: Path, told: str | None, state: Path) -> bool:
         return False
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         return not target.is_block_device()
-    with_identity = catalogue.open_source(target, Format(told) if told else None)
-    found = catalogue.identity(with_identity)
-    with_identity.close()
-    show.say(f"target            {found.path}, {show.size(found.size)}")
-    show.say(f"disk UUID         {found.disk_uuid or 'none'}")
-    show.say(f"partition table   {found.partition_fingerprint or 'none'}")
-    show.say(f"file systems      {found.file_system_fingerprint or 'none'}")
-    if not click.confirm("Is this the disk to be overwritten?", default=False, err=True):
+    for label, path, kind in (("source", source, source_told), ("target", target, told)):
+        disk = catalogue.open_source(path, Format(kind) if kind else None)
+        show.identity(label, catalogue.identity(disk))
+        disk.close()
+    if not click.confirm(
+        "Is this target the disk to be overwritten with the source?", default=False, err=True
+    ):
         raise NotConfirmed(path=str(target))
     return True
 
@@ -404,6 +405,16 @@ def _cpu_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
+def _standard_descriptors() -> None:
+    """Descriptors 0 to 2 are open: no disk may ever be opened as one of them and take somebody's messages."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, TextIOWrapper(FileIO(number, "w", closefd=False)))
+
+
 def _fail(error: HomewardError, code: int) -> NoReturn:
     if "--json" in sys.argv[1:]:
         show.answer_json(error.as_json())
@@ -416,8 +427,10 @@ def main() -> None:
     from agent.errors import Stopped
 
     run = Run()
+    _standard_descriptors()
     try:
         cli.main(standalone_mode=False, obj=run)
+        show.finish()
     except Stopped as error:
         _fail(error, INTERRUPTED)
     except HomewardError as error:

@@ -107,3 +107,14 @@ class TokenMissing(HomewardError):
     expected = "the token that the server's token_file holds"
     remedy = "pass --token-file FILE, or set HOMEWARD_TOKEN"
     reason: str
+
+
+class OutputFailed(HomewardError):
+    """The result could not be written to stdout."""
+
+    code = "HW-HOME-010"
+    what = "the result could not be written to stdout"
+    found = "{reason}"
+    expected = "a stdout that takes it"
+    remedy = "the work itself is done; make room where stdout leads, and run the same command again to see the result"
+    reason: str

@@ -1,18 +1,21 @@
 """What people see: progress on stderr, summaries, sizes and times in plain words. Scripts get JSON instead."""
 
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, Final
 
 from disks.disk import Format
+from homeward.errors import OutputFailed
 
 if TYPE_CHECKING:
-    from disks.catalogue import ImageInfo
+    from disks.catalogue import DiskIdentity, ImageInfo
     from disks.check import Finding
 
 LINE_SECONDS: Final = 10.0
@@ -141,12 +144,29 @@ def say(text: str) -> None:
 
 def answer(text: str) -> None:
     """A line of the result on stdout."""
-    sys.stdout.write(text + "\n")
+    _result(text + "\n")
+
+
+def finish() -> None:
+    """What was answered has left this process. Errors: `OutputFailed` (HW-HOME-010)."""
+    _result("", last=True)
+
+
+def _result(text: str, *, last: bool = False) -> None:
+    try:
+        sys.stdout.write(text)
+        if last:
+            sys.stdout.flush()
+    except BrokenPipeError:  # a reader that has seen enough, such as head(1)
+        raise
+    except OSError as error:
+        sys.stdout = TextIOWrapper(FileIO(os.devnull, "w"))
+        raise OutputFailed(reason=error.strerror or str(error)) from error
 
 
 def answer_json(found: dict[str, Any]) -> None:
     """The one JSON object on stdout."""
-    sys.stdout.write(json.dumps(found) + "\n")
+    _result(json.dumps(found) + "\n")
 
 
 def image(found: "ImageInfo | None", told: Format | None) -> dict[str, Any]:
@@ -160,6 +180,15 @@ def image(found: "ImageInfo | None", told: Format | None) -> dict[str, Any]:
         "allocated_bytes": found.allocated_bytes,
         "grain_size": found.grain_size,
     }
+
+
+def identity(label: str, found: "DiskIdentity") -> None:
+    """Who a disk is, for the eyes that confirm an adoption; on stderr."""
+    say(f"{label:<18}{found.path}, {size(found.size)} ({count(found.size)} bytes)")
+    say(f"  disk UUID       {found.disk_uuid or 'none'}")
+    say(f"  partition table {found.partition_table}")
+    for system in found.file_systems or ("none that is known",):
+        say(f"  file system     {system}")
 
 
 def findings(found: "Sequence[Finding]") -> list[dict[str, Any]]:

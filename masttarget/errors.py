@@ -215,3 +215,16 @@ class TargetFailed(HomewardError):
     remedy = "look after the disk, then restart the master target and run the same command again"
     path: str
     reason: str
+
+
+class OtherFormat(HomewardError):
+    """The target exists in another format than the one to create it in."""
+
+    code = "HW-MT-018"
+    what = "the target {path} exists in another format"
+    found = "{found_format}"
+    expected = "{wanted_format}, or nothing at that path"
+    remedy = "leave --create (create) away to use the target as it is, or name a path where nothing is"
+    path: str
+    found_format: str
+    wanted_format: str

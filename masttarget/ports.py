@@ -17,7 +17,7 @@ class TargetStore(Protocol):
         ...
 
     def open(self, disk: DiskConfig) -> Disk:
-        """The existing target, opened for writing and locked. Errors: those of `disks.open_target`."""
+        """The existing target, opened for writing and locked. Errors: those of `disks.open_target`; HW-MT-018."""
         ...
 
     def create(self, disk: DiskConfig, size: int) -> Disk:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
@@ -201,11 +202,11 @@ class Reception:
         if not isinstance(event, Received) or not isinstance(event.message, Open):
             raise NotProved()
         if hello.item not in self._items:
-            raise UnknownItem(item=hello.item.hex())
+            raise UnknownItem(item=str(UUID(bytes=hello.item)))
         for offer in hello.disks:
             config = self._configs.get(offer.disk)
             if config is None or config.item.bytes != hello.item:
-                raise UnknownDisk(disk=offer.disk.hex())
+                raise UnknownDisk(disk=str(UUID(bytes=offer.disk)))
         return hello
 
     # Sessions

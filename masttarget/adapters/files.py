@@ -9,7 +9,7 @@ from disks.disk import Disk, Format
 from disks.image import Image
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.config import DiskConfig
-from masttarget.errors import JournalFailed
+from masttarget.errors import JournalFailed, OtherFormat
 
 
 class LocalStore:
@@ -22,7 +22,11 @@ class LocalStore:
         return os.path.lexists(disk.path)
 
     def open(self, disk: DiskConfig) -> Disk:
-        return catalogue.open_target(disk.path, _told(disk.format))
+        found = catalogue.open_target(disk.path, _told(disk.format))
+        if disk.create and found.format is not Format(disk.create):
+            found.close()
+            raise OtherFormat(path=str(disk.path), found_format=found.format.value, wanted_format=disk.create)
+        return found
 
     def create(self, disk: DiskConfig, size: int) -> Disk:
         return catalogue.create(disk.path, Format(disk.create), size)
@@ -34,8 +38,8 @@ class LocalStore:
             "uuid": found.disk_uuid or "none",
             "path": found.path,
             "size": str(found.size),
-            "partition table": found.partition_fingerprint or "none",
-            "file systems": found.file_system_fingerprint or "none",
+            "partition table": _with_words(found.partition_fingerprint, found.partition_table),
+            "file systems": _with_words(found.file_system_fingerprint, "; ".join(found.file_systems)),
         }
 
     def file_marks(self, disk: DiskConfig) -> tuple[tuple[int, int, int], ...]:
@@ -60,6 +64,10 @@ class LocalStore:
             return DigestMap(size, directory)
         except OSError as error:
             raise JournalFailed(path=str(directory), reason=error.strerror or str(error)) from error
+
+
+def _with_words(fingerprint: str | None, words: str) -> str:
+    return f"{fingerprint} ({words})" if fingerprint else "none"
 
 
 def _told(name: str) -> Format | None:
