@@ -426,12 +426,13 @@ def part(link: Link, error: HomewardError) -> None:
     if isinstance(error, ConnectionLost):
         link.close()
         return
+    # Before anything is sent: a peer that reads nothing holds the pipe, and closing it frees whoever waits there.
+    timer = threading.Timer(PARTING_SECONDS, link.close)
+    timer.daemon = True
+    timer.start()
     with suppress(HomewardError):
         if not link.connection.established:
             link.send_clear(link.connection.refuse(error))
         elif link.connection.may_send:
             link.send(SESSION_STREAM, report_of(error))
     link.finish()
-    timer = threading.Timer(PARTING_SECONDS, link.close)
-    timer.daemon = True
-    timer.start()
