@@ -11,6 +11,7 @@ from agent.adapters.source_mark import LocalMark
 from agent.adapters.tcp import TcpConnect
 from agent.config import AgentConfig
 from agent.errors import MasttargetUnreachable
+from agent.ports import Connect
 from agent.sync import Progress, Sync, SyncDisk, SyncPorts, SyncReport
 from disks import catalogue
 from disks.digestmap import DigestMap
@@ -30,8 +31,12 @@ class Agent:
         config: AgentConfig,
         on_retry: Callable[[HomewardError, float], None],
         clock: Clock | None = None,
+        *,
+        connect: Connect | None = None,
     ) -> None:
+        """`connect` reaches a master target that is not behind the settings' host and port."""
         self._config = config
+        self._connect = connect or TcpConnect(config.host, config.port)
         self._on_retry = on_retry
         self._clock = clock or SystemClock()
         self._current: Sync | None = None
@@ -56,7 +61,7 @@ class Agent:
         """
         config = self._config
         shared = read_key_file(config.key_file)
-        ports = SyncPorts(TcpConnect(config.host, config.port), self._clock, os.urandom, shared)
+        ports = SyncPorts(self._connect, self._clock, os.urandom, shared)
         point = secrets.token_bytes(16)
         attempt, reached = 0, False
         while True:

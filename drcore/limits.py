@@ -37,6 +37,9 @@ QUEUE_EVENTS_MAX: Final = 256
 """Events between two loops of a role; a full queue makes the producer wait."""
 DIGEST_BLOCKS_IN_MEMORY_MAX: Final = 4 * 1024 * 1024
 """Blocks whose digests stay in memory (64 MiB for a disk of 256 GiB); a larger disk's digest map lives in a file."""
+LOCAL_SOCKET_BYTES: Final = 4 * MIB
+"""What a local socket may hold (Linux grants up to net.core.wmem_max of it): a few frames, so that both processes of
+a sync on one machine work at once."""
 HEARTBEAT_SECONDS: Final = 5.0
 """Each end of a proved connection sends something at least so often."""
 IDLE_SECONDS_MAX: Final = 60

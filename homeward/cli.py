@@ -240,8 +240,10 @@ def sync(
             show.say(f"{target}: its old content is overwritten; there is no way back to it yet")
         return _standing(local.agent)
 
-    with Interrupt(local.stop), show.progress(standing):
-        report = local.run()
+    with Interrupt(local.stop):
+        local.start()
+        with show.progress(standing):
+            report = local.run()
     seconds = round(time.monotonic() - began, 3)
     cpu = round(_cpu_seconds(), 3)
     disk = report.disks[0]

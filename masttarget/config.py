@@ -69,10 +69,6 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
 def _disk(table: Table, state: Path, keep_record: bool) -> DiskConfig:
     path = table.path("path")
     disk = table.uuid("disk")
-    # A file's journal lies beside it, so that it moves with the datastore; a device has no beside.
-    journal = (
-        state / f"{disk}.homeward" if path.is_block_device() else path.with_name(path.name + ".homeward")
-    )
     config = DiskConfig(
         item=table.uuid("item"),
         disk=disk,
@@ -81,8 +77,16 @@ def _disk(table: Table, state: Path, keep_record: bool) -> DiskConfig:
         create=table.text("create", ""),
         allow_larger=table.flag("allow_larger", default=False),
         adopt=table.flag("adopt", default=False),
-        journal=journal,
+        journal=journal_directory(path, state, disk),
         keep_record=keep_record,
     )
     table.end()
     return config
+
+
+def journal_directory(path: Path, state: Path, disk: uuid.UUID) -> Path:
+    """Where the journal of the target at `path` goes.
+
+    A file's lies beside it, so that it moves with the datastore; a device has no beside.
+    """
+    return state / f"{disk}.homeward" if path.is_block_device() else path.with_name(path.name + ".homeward")

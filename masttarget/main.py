@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from disks.disk import Format
 from drcore.clock import SystemClock
 from drcore.secret import read_key_file
 from masttarget.adapters.files import LocalStore
-from masttarget.adapters.listen import Listener
+from masttarget.adapters.listen import Listener, listen
 from masttarget.config import MasttargetConfig
 from masttarget.errors import ConfigRefused
 from masttarget.ports import Log, TargetStore
@@ -21,13 +22,21 @@ from masttarget.receive import Reception
 class Master:
     """A master target that listens. `run` serves; `stop`, from any thread or a signal, ends it in order."""
 
-    def __init__(self, config: MasttargetConfig, log: Log, store: TargetStore | None = None) -> None:
+    def __init__(
+        self,
+        config: MasttargetConfig,
+        log: Log,
+        store: TargetStore | None = None,
+        *,
+        listening: socket.socket | None = None,
+    ) -> None:
+        """`listening` is a socket that listens already, in place of the settings' host and port."""
         clock = SystemClock()
         shared = read_key_file(config.key_file)
         self._log = log
         self._once = False
         self._idle = threading.Event()
-        self._listener = Listener(config.host, config.port, shared, clock)
+        self._listener = Listener(listening or listen(config.host, config.port), shared, clock)
         self._reception = Reception(
             config.disks,
             shared,

@@ -21,21 +21,25 @@ _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (sock
 Serve = Callable[[Link, Callable[[], None]], None]
 
 
-class Listener:
-    """Listens from the moment it is made. Errors: `ListenFailed` (HW-MT-015)."""
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Errors: `ListenFailed` (HW-MT-015)."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ListenFailed(address=f"{host}:{port}", reason=error.strerror or str(error)) from error
 
-    def __init__(self, host: str, port: int, shared: Secret, clock: Clock) -> None:
+
+class Listener:
+    """Accepts on a socket that listens; owns it."""
+
+    def __init__(self, listening: socket.socket, shared: Secret, clock: Clock) -> None:
         self._shared = shared
         self._clock = clock
         self._unproved = threading.BoundedSemaphore(UNPROVED_CONNECTIONS_MAX)
         self._closed = False
         self._threads: set[threading.Thread] = set()
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ListenFailed(address=f"{host}:{port}", reason=reason) from error
+        self._socket = listening
 
     @property
     def address(self) -> tuple[str, int]:
@@ -57,7 +61,7 @@ class Listener:
                 accepted.close()
                 continue
             thread = threading.Thread(
-                target=self._serve, args=(accepted, f"{peer[0]}:{peer[1]}", serve), name="lane", daemon=True
+                target=self._serve, args=(accepted, _name(peer), serve), name="lane", daemon=True
             )
             self._threads.add(thread)
             thread.start()
@@ -101,12 +105,18 @@ class Listener:
 
 def prepare(stream: socket.socket) -> None:
     """Small messages go at once; a peer that has vanished, or takes nothing for too long, is noticed."""
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEPALIVE:
-        stream.setsockopt(socket.IPPROTO_TCP, option, value)
+    if stream.family != socket.AF_UNIX:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            stream.setsockopt(socket.IPPROTO_TCP, option, value)
     for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
         stream.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", IDLE_SECONDS_MAX, 0))
+
+
+def _name(peer: object) -> str:
+    """The peer's address for people; one on this machine has none."""
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "this machine"
 
 
 def _hang_up(stream: socket.socket) -> None:

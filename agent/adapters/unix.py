@@ -1,0 +1,29 @@
+"""How the agent reaches a master target on its own machine: a socket of the kernel's abstract name space."""
+
+import socket
+import struct
+from typing import Final
+
+from agent.errors import MasttargetUnreachable
+from drcore.limits import IDLE_SECONDS_MAX, LOCAL_SOCKET_BYTES
+
+
+class UnixConnect:
+    """See `agent.ports.Connect`."""
+
+    peer: Final = "the master target on this machine"
+
+    def __init__(self, address: bytes) -> None:
+        self._address = address
+
+    def __call__(self) -> socket.socket:
+        stream = socket.socket(socket.AF_UNIX)
+        try:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_SOCKET_BYTES)
+            stream.connect(self._address)
+        except OSError as error:
+            stream.close()
+            raise MasttargetUnreachable(address=self.peer, reason=error.strerror or str(error)) from error
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            stream.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", IDLE_SECONDS_MAX, 0))
+        return stream
