@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import vhd, vmdk_flat, vmdk_sparse
+from disks import vhd, vhdx, vmdk_flat, vmdk_sparse
 from disks.backing import Access, Backing
 from disks.check import Checker, Finding, Severity, collect
 from disks.disk import Format
@@ -67,6 +67,8 @@ OPENERS: Final[dict[Format, Opener]] = {
     Format.RAW: open_raw,
     Format.VHD_FIXED: vhd.open_fixed,
     Format.VHD_DYNAMIC: vhd.open_dynamic,
+    Format.VHDX_FIXED: vhdx.open_vhdx,
+    Format.VHDX_DYNAMIC: vhdx.open_vhdx,
     Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.open_sparse,
     Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.open_flat,
     Format.VMDK_VMFS: vmdk_flat.open_flat,
@@ -75,6 +77,8 @@ CREATORS: Final[dict[Format, Creator]] = {
     Format.RAW: create_raw,
     Format.VHD_FIXED: vhd.create_fixed,
     Format.VHD_DYNAMIC: vhd.create_dynamic,
+    Format.VHDX_FIXED: vhdx.create_vhdx,
+    Format.VHDX_DYNAMIC: vhdx.create_vhdx,
     Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.create_sparse,
     Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.create_flat,
     Format.VMDK_VMFS: vmdk_flat.create_flat,

@@ -14,6 +14,8 @@ class Format(Enum):
     RAW = "raw"
     VHD_FIXED = "vhd-fixed"
     VHD_DYNAMIC = "vhd-dynamic"
+    VHDX_FIXED = "vhdx-fixed"
+    VHDX_DYNAMIC = "vhdx-dynamic"
     VMDK_MONOLITHIC_SPARSE = "vmdk-monolithicSparse"
     VMDK_MONOLITHIC_FLAT = "vmdk-monolithicFlat"
     VMDK_VMFS = "vmdk-vmfs"

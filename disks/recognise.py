@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import vhd_layout, vmdk_layout
+from disks import vhd_layout, vhdx_file, vhdx_layout, vmdk_layout
 from disks.backing import Access, Backing
 from disks.disk import Format
 from disks.errors import FormatContradicted, FormatNotSupported, FormatUnknown, ImageDamaged, OpenFailed
@@ -105,6 +105,8 @@ def look(backing: Backing) -> Seen:
     start = backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES))
     if start.startswith(vmdk_layout.MAGIC) and len(start) == vmdk_layout.HEADER_BYTES:
         return _sparse(backing, start)
+    if start.startswith(vhdx_layout.FILE_IDENTIFIER):
+        return _vhdx(backing)
     if start.startswith(vmdk_layout.ESX_MAGIC):
         return Seen(None, "the header of a vmfsSparse extent", family=".vmdk")
     if start.startswith(vmdk_layout.DESCRIPTOR_START):
@@ -170,6 +172,18 @@ def _vhd_copy(start: bytes) -> Seen:
     return Seen(
         kind, "a VHD footer's copy at the start but no sound footer at the end", certain=False, family=".vhd"
     )
+
+
+def _vhdx(backing: Backing) -> Seen:
+    try:
+        metadata = vhdx_file.load(backing).metadata
+    except Malformed as error:
+        raise damaged(backing, error) from error
+    if metadata.has_parent:
+        return Seen(None, "a differencing VHDX", family=".vhdx")
+    if metadata.fixed:
+        return Seen(Format.VHDX_FIXED, "the structures of a fixed VHDX", family=".vhdx")
+    return Seen(Format.VHDX_DYNAMIC, "the structures of a dynamic VHDX", family=".vhdx")
 
 
 def _sparse(backing: Backing, start: bytes) -> Seen:

@@ -53,6 +53,18 @@ TABLE_DIRTY_ENTRIES_MAX: Final = 8192
 """Changed grain tables that wait for a flush; at so many (16 MiB) the disk flushes by itself."""
 VHD_TABLE_BYTES_MAX: Final = 16 * MIB
 """A VHD's block allocation table, held whole: 2040 GiB at blocks of 512 KiB; the usual 2 MiB need a quarter."""
+VHDX_FILE_BYTES_MAX: Final = 2 * DISK_BYTES_MAX
+"""No VHDX file is longer: its blocks, their table and what unfinished writers left."""
+VHDX_LOG_BYTES_MAX: Final = 64 * MIB
+"""The log of a VHDX is read whole when it has to be replayed: Hyper-V and qemu make it 1 MiB."""
+VHDX_METADATA_BYTES_MAX: Final = 1 * MIB
+"""A VHDX' metadata region is read whole: 64 KiB of table and five small items (MS-VHDX 2.6 suggests 1 MiB)."""
+VHDX_TABLE_PAGES_MAX: Final = 4096
+"""Pages of 4 KiB of a VHDX' block table that are kept: 16 MiB of memory, 64 TiB of disk at the usual 32 MiB blocks."""
+VHDX_DIRTY_PAGES_MAX: Final = 1024
+"""Changed pages of it that wait for a flush; at so many the disk flushes by itself."""
+VHD_DIRTY_BITMAPS_MAX: Final = 8192
+"""Changed sector bitmaps of a differencing VHD that wait for a flush (4 MiB); at so many the disk flushes by itself."""
 VMDK_DIRECTORY_BYTES_MAX: Final = 8 * MIB
 """A VMDK's grain directory, held whole: 64 TiB at grains of 64 KiB."""
 VHD_GROWTH_BYTES: Final = 64 * MIB
