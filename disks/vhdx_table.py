@@ -21,7 +21,7 @@ INVALID: Final = (4, 5)
 
 
 class BlockTable:
-    """Entries by index, guarded by the owner's lock. Changed pages stay until `done` says that they are on the medium."""
+    """Entries by index, guarded by the owner's lock. Changed pages stay until `done` says so."""
 
     def __init__(self, backing: Backing, region: Region, metadata: Metadata) -> None:
         self._backing = backing

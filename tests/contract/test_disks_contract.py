@@ -12,12 +12,15 @@ from disks.catalogue import Image, change_mark, create, inspect, open_source, op
 from disks.disk import ExtentKind, Format
 from disks.errors import DiskReadOnly, OutsideDisk, SizeNotPossible, TargetExists
 
-SUFFIX = {Format.RAW: "raw", Format.VHD_FIXED: "vhd", Format.VHD_DYNAMIC: "vhd"}
-QEMU = {Format.RAW: "raw", Format.VHD_FIXED: "vpc", Format.VHD_DYNAMIC: "vpc"}
+SUFFIX = {Format.RAW: "raw"} | dict.fromkeys((Format.VHD_FIXED, Format.VHD_DYNAMIC), "vhd")
+SUFFIX |= dict.fromkeys((Format.VHDX_FIXED, Format.VHDX_DYNAMIC), "vhdx")
+QEMU = {"raw": "raw", "vhd": "vpc", "vhdx": "vhdx"}
 FORMATS = [
     Format.RAW,
     Format.VHD_FIXED,
     Format.VHD_DYNAMIC,
+    Format.VHDX_FIXED,
+    Format.VHDX_DYNAMIC,
     Format.VMDK_MONOLITHIC_SPARSE,
     Format.VMDK_MONOLITHIC_FLAT,
     Format.VMDK_VMFS,
@@ -41,10 +44,10 @@ def judged_equal(path: Path, kind: Format, model: bytes, folder: Path) -> None:
     """qemu-img finds the image sound, as large as it should be, and equal to the model."""
     raw = folder / "model.raw"
     raw.write_bytes(model)
-    form = QEMU.get(kind, "vmdk")
+    form = QEMU.get(SUFFIX.get(kind, ""), "vmdk")
     info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", "-f", form, path]))
     assert info["virtual-size"] == len(model)
-    if form == "vmdk":
+    if form in ("vmdk", "vhdx"):
         subprocess.run(["qemu-img", "check", "-f", form, path], check=True, capture_output=True)
     subprocess.run(
         ["qemu-img", "compare", "-f", form, "-F", "raw", path, raw], check=True, capture_output=True

@@ -19,11 +19,14 @@ from disks.errors import FlushFailed, NoSpace, ReadFailed, WriteFailed
 
 MIB = 1024 * 1024
 SPARSE = {Format.VHD_DYNAMIC: ("vhd", "vpc"), Format.VMDK_MONOLITHIC_SPARSE: ("vmdk", "vmdk")}
-SUFFIX = {Format.RAW: "raw", Format.VHD_FIXED: "vhd", Format.VHD_DYNAMIC: "vhd"}
+SUFFIX = {Format.RAW: "raw"} | dict.fromkeys((Format.VHD_FIXED, Format.VHD_DYNAMIC), "vhd")
+SUFFIX |= dict.fromkeys((Format.VHDX_FIXED, Format.VHDX_DYNAMIC), "vhdx")
 FORMATS = [
     Format.RAW,
     Format.VHD_FIXED,
     Format.VHD_DYNAMIC,
+    Format.VHDX_FIXED,
+    Format.VHDX_DYNAMIC,
     Format.VMDK_MONOLITHIC_SPARSE,
     Format.VMDK_MONOLITHIC_FLAT,
 ]
@@ -164,7 +167,7 @@ class BadFlush(Backing):
             self.descriptor = good
 
 
-@pytest.mark.parametrize("kind", FORMATS[:4], ids=lambda kind: kind.value)
+@pytest.mark.parametrize("kind", FORMATS[:-1], ids=lambda kind: kind.value)
 def test_after_a_failed_flush_no_verb_succeeds(kind: Format, tmp_path: Path) -> None:
     path = tmp_path / f"disk.{SUFFIX.get(kind, 'vmdk')}"
     disk = create(path, kind, 8 * MIB)

@@ -17,6 +17,8 @@ FORMATS = {
     Format.RAW: ("raw", "raw"),
     Format.VHD_FIXED: ("vhd", "vpc"),
     Format.VHD_DYNAMIC: ("vhd", "vpc"),
+    Format.VHDX_FIXED: ("vhdx", "vhdx"),
+    Format.VHDX_DYNAMIC: ("vhdx", "vhdx"),
     Format.VMDK_MONOLITHIC_SPARSE: ("vmdk", "vmdk"),
     Format.VMDK_MONOLITHIC_FLAT: ("vmdk", "vmdk"),
 }

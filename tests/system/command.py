@@ -18,6 +18,8 @@ SUFFIX = {
     "raw": "raw",
     "vhd-fixed": "vhd",
     "vhd-dynamic": "vhd",
+    "vhdx-fixed": "vhdx",
+    "vhdx-dynamic": "vhdx",
     "vmdk-monolithicSparse": "vmdk",
     "vmdk-monolithicFlat": "vmdk",
 }
@@ -26,6 +28,8 @@ _QEMU = {
     "raw": ("raw", ""),
     "vhd-fixed": ("vpc", "subformat=fixed,force_size=on"),
     "vhd-dynamic": ("vpc", "subformat=dynamic,force_size=on"),
+    "vhdx-fixed": ("vhdx", "subformat=fixed"),
+    "vhdx-dynamic": ("vhdx", "subformat=dynamic"),
     "vmdk-monolithicSparse": ("vmdk", "subformat=monolithicSparse"),
     "vmdk-monolithicFlat": ("vmdk", "subformat=monolithicFlat"),
 }
@@ -175,7 +179,7 @@ def judge(path: Path, kind: str, raw: Path) -> None:
         subprocess.run(["cmp", str(path), str(raw)], check=True)
         return
     form = _QEMU[kind][0]
-    if form == "vmdk":
+    if form in ("vmdk", "vhdx"):
         subprocess.run(["qemu-img", "check", "-q", "-f", form, str(path)], check=True)
     subprocess.run(["qemu-img", "compare", "-q", "-f", form, "-F", "raw", str(path), str(raw)], check=True)
 

@@ -18,6 +18,10 @@ RECIPES = [
     ("disk.vhd", "vpc", "subformat=fixed", Format.VHD_FIXED),
     ("disk.vhd", "vpc", "subformat=dynamic,force_size=on", Format.VHD_DYNAMIC),
     ("disk.vhd", "vpc", "subformat=dynamic", Format.VHD_DYNAMIC),
+    ("disk.vhdx", "vhdx", "subformat=fixed", Format.VHDX_FIXED),
+    ("disk.vhdx", "vhdx", "subformat=dynamic", Format.VHDX_DYNAMIC),
+    ("disk.vhdx", "vhdx", "subformat=dynamic,block_size=1M,log_size=3M", Format.VHDX_DYNAMIC),
+    ("disk.vhdx", "vhdx", "subformat=dynamic,block_state_zero=off", Format.VHDX_DYNAMIC),
     ("disk.vmdk", "vmdk", "subformat=monolithicSparse", Format.VMDK_MONOLITHIC_SPARSE),
     ("disk.vmdk", "vmdk", "subformat=monolithicSparse,zeroed_grain=on", Format.VMDK_MONOLITHIC_SPARSE),
     ("disk.vmdk", "vmdk", "subformat=monolithicSparse,compat6", Format.VMDK_MONOLITHIC_SPARSE),
@@ -67,7 +71,8 @@ def test_what_qemu_wrote_is_read(
     zeroes = sum(extent.length for extent in disk.extents(0, disk.size) if extent.kind is ExtentKind.ZERO)
     assert zeroes > 20 * 1024 * 1024
     disk.close()
-    assert inspect(path).allocated_bytes < 16 * 1024 * 1024
+    info = inspect(path)
+    assert info.allocated_bytes < max(16 * 1024 * 1024, 6 * (info.grain_size or 0))  # data lies in six places
 
 
 @every_recipe
@@ -96,8 +101,8 @@ def test_an_image_of_qemu_goes_on_as_one(
     subprocess.run(
         ["qemu-img", "compare", "-f", form, "-F", "raw", path, raw], check=True, capture_output=True
     )
-    if form == "vmdk":
-        subprocess.run(["qemu-img", "check", "-f", "vmdk", path], check=True, capture_output=True)
+    if form in ("vmdk", "vhdx"):
+        subprocess.run(["qemu-img", "check", "-f", form, path], check=True, capture_output=True)
     # ... and qemu goes on writing where we stopped.
     command = ["qemu-io", "-f", form, "-c", "write -P 0x5a 30000128 66048", "-c", "flush", str(path)]
     subprocess.run(command, check=True, capture_output=True)
