@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import vhd, vhdx, vmdk_flat, vmdk_sparse
+from disks import vhd, vmdk_flat, vmdk_sparse
 from disks.backing import Access, Backing
 from disks.check import Checker, Finding, Severity, collect
 from disks.disk import Format
@@ -18,6 +18,7 @@ from disks.image import Image
 from disks.linear import create_raw, open_raw
 from disks.opening import open_backing
 from disks.recognise import FORMATS, always_raw, classify, recognise, resolve
+from disks.vhdx import create_vhdx, open_vhdx
 from drcore.limits import DISK_BYTES_MAX
 from drcore.units import ByteCount
 
@@ -67,8 +68,8 @@ OPENERS: Final[dict[Format, Opener]] = {
     Format.RAW: open_raw,
     Format.VHD_FIXED: vhd.open_fixed,
     Format.VHD_DYNAMIC: vhd.open_dynamic,
-    Format.VHDX_FIXED: vhdx.open_vhdx,
-    Format.VHDX_DYNAMIC: vhdx.open_vhdx,
+    Format.VHDX_FIXED: open_vhdx,
+    Format.VHDX_DYNAMIC: open_vhdx,
     Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.open_sparse,
     Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.open_flat,
     Format.VMDK_VMFS: vmdk_flat.open_flat,
@@ -77,8 +78,8 @@ CREATORS: Final[dict[Format, Creator]] = {
     Format.RAW: create_raw,
     Format.VHD_FIXED: vhd.create_fixed,
     Format.VHD_DYNAMIC: vhd.create_dynamic,
-    Format.VHDX_FIXED: vhdx.create_vhdx,
-    Format.VHDX_DYNAMIC: vhdx.create_vhdx,
+    Format.VHDX_FIXED: create_vhdx,
+    Format.VHDX_DYNAMIC: create_vhdx,
     Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.create_sparse,
     Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.create_flat,
     Format.VMDK_VMFS: vmdk_flat.create_flat,

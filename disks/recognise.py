@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import vhd_layout, vhdx_file, vhdx_layout, vmdk_layout
+from disks import vhd_layout, vmdk_layout
 from disks.backing import Access, Backing
 from disks.disk import Format
 from disks.errors import FormatContradicted, FormatNotSupported, FormatUnknown, ImageDamaged, OpenFailed
 from disks.layout import Malformed
 from disks.opening import open_backing
+from disks.vhdx_file import load as load_vhdx
+from disks.vhdx_layout import FILE_IDENTIFIER
 from drcore.limits import DESCRIPTOR_BYTES_MAX
 
 RAW_SUFFIXES: Final = (".raw", ".img")
@@ -105,7 +107,7 @@ def look(backing: Backing) -> Seen:
     start = backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES))
     if start.startswith(vmdk_layout.MAGIC) and len(start) == vmdk_layout.HEADER_BYTES:
         return _sparse(backing, start)
-    if start.startswith(vhdx_layout.FILE_IDENTIFIER):
+    if start.startswith(FILE_IDENTIFIER):
         return _vhdx(backing)
     if start.startswith(vmdk_layout.ESX_MAGIC):
         return Seen(None, "the header of a vmfsSparse extent", family=".vmdk")
@@ -176,7 +178,7 @@ def _vhd_copy(start: bytes) -> Seen:
 
 def _vhdx(backing: Backing) -> Seen:
     try:
-        metadata = vhdx_file.load(backing).metadata
+        metadata = load_vhdx(backing).metadata
     except Malformed as error:
         raise damaged(backing, error) from error
     if metadata.has_parent:
