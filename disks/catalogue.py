@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import vhd, vmdk_flat, vmdk_sparse
+from disks import qcow2, vhd, vmdk_chain, vmdk_flat, vmdk_sparse, vmdk_split
 from disks.backing import Access, Backing
 from disks.check import Checker, Finding, Severity, collect
 from disks.disk import Format
 from disks.errors import FormatContradicted, FormatNotSupported, ImageDamaged, ParentUnusable, SizeNotPossible
+from disks.errors_vmdk import WrittenWholeOnly
 from disks.identity import DiskIdentity, identity
 from disks.image import Image
 from disks.linear import create_raw, open_raw
 from disks.opening import open_backing
-from disks.recognise import FORMATS, always_raw, classify, recognise, resolve
+from disks.recognise import FORMATS, always_raw, classify, disguised, recognise, resolve
 from disks.vhdx import create_vhdx, open_vhdx
 from drcore.limits import DISK_BYTES_MAX
 from drcore.units import ByteCount
@@ -30,6 +31,7 @@ __all__ = [
     "change_mark",
     "check",
     "create",
+    "disguised",
     "identity",
     "inspect",
     "open_source",
@@ -68,11 +70,17 @@ OPENERS: Final[dict[Format, Opener]] = {
     Format.RAW: open_raw,
     Format.VHD_FIXED: vhd.open_fixed,
     Format.VHD_DYNAMIC: vhd.open_dynamic,
+    Format.VMDK_MONOLITHIC_SPARSE: vmdk_chain.open_vmdk,
+    Format.VMDK_MONOLITHIC_FLAT: vmdk_chain.open_vmdk,
+    Format.VMDK_VMFS: vmdk_chain.open_vmdk,
+    Format.VMDK_STREAM_OPTIMIZED: vmdk_chain.open_vmdk,
+    Format.VMDK_TWO_GB_SPARSE: vmdk_chain.open_vmdk,
+    Format.VMDK_TWO_GB_FLAT: vmdk_chain.open_vmdk,
+    Format.VMDK_VMFS_SPARSE: vmdk_chain.open_vmdk,
+    Format.VMDK_SESPARSE: vmdk_chain.open_vmdk,
+    Format.QCOW2: qcow2.open_qcow2,
     Format.VHDX_FIXED: open_vhdx,
     Format.VHDX_DYNAMIC: open_vhdx,
-    Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.open_sparse,
-    Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.open_flat,
-    Format.VMDK_VMFS: vmdk_flat.open_flat,
 }
 CREATORS: Final[dict[Format, Creator]] = {
     Format.RAW: create_raw,
@@ -83,6 +91,8 @@ CREATORS: Final[dict[Format, Creator]] = {
     Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.create_sparse,
     Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.create_flat,
     Format.VMDK_VMFS: vmdk_flat.create_flat,
+    Format.VMDK_TWO_GB_SPARSE: vmdk_split.create_split,
+    Format.VMDK_TWO_GB_FLAT: vmdk_split.create_split,
 }
 CHECKERS: Final[dict[Format, Checker]] = {}
 """Formats that have more to check than what opening them does."""
@@ -111,6 +121,8 @@ def create(path: str | Path, kind: Format, size: int) -> Image:
     Errors: TargetExists, SizeNotPossible, FormatContradicted (a name that always means raw), NoSpace, OpenFailed.
     """
     final = resolve(Path(path).parent) / Path(path).name
+    if kind is Format.VMDK_STREAM_OPTIMIZED:
+        raise WrittenWholeOnly(path=str(final), format=kind.value)
     if kind not in CREATORS:
         raise FormatNotSupported(path=str(final), seen=f"{kind.value}, which is read only", choices=FORMATS)
     if kind is not Format.RAW and always_raw(final):

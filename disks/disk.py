@@ -19,6 +19,12 @@ class Format(Enum):
     VMDK_MONOLITHIC_SPARSE = "vmdk-monolithicSparse"
     VMDK_MONOLITHIC_FLAT = "vmdk-monolithicFlat"
     VMDK_VMFS = "vmdk-vmfs"
+    VMDK_STREAM_OPTIMIZED = "vmdk-streamOptimized"
+    VMDK_TWO_GB_SPARSE = "vmdk-twoGbMaxExtentSparse"
+    VMDK_TWO_GB_FLAT = "vmdk-twoGbMaxExtentFlat"
+    VMDK_VMFS_SPARSE = "vmdk-vmfsSparse"
+    VMDK_SESPARSE = "vmdk-seSparse"
+    QCOW2 = "qcow2"
 
 
 class ExtentKind(Enum):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import vhd_layout, vmdk_layout
+from disks import qcow2_layout, vhd_layout, vmdk_delta_layout, vmdk_layout
 from disks.backing import Access, Backing
 from disks.disk import Format
 from disks.errors import FormatContradicted, FormatNotSupported, FormatUnknown, ImageDamaged, OpenFailed
+from disks.errors_vmdk import ExtentNamed, RawLooksLikeContainer
 from disks.layout import Malformed
 from disks.opening import open_backing
 from disks.vhdx_file import load as load_vhdx
@@ -20,12 +21,22 @@ from disks.vhdx_layout import FILE_IDENTIFIER
 from drcore.limits import DESCRIPTOR_BYTES_MAX
 
 RAW_SUFFIXES: Final = (".raw", ".img")
-GUEST_DATA: Final = re.compile(r"-(flat|f\d{3}|delta)\.vmdk$", re.IGNORECASE)
+GUEST_DATA: Final = re.compile(r"-(flat|f\d{3,}|delta|sesparse)\.vmdk$", re.IGNORECASE)
+EXTENT_NAME: Final = re.compile(r"-(flat|[fs]\d{3,}|delta|sesparse)$", re.IGNORECASE)
 CREATE_TYPES: Final = {
-    "monolithicFlat": Format.VMDK_MONOLITHIC_FLAT,
-    "vmfs": Format.VMDK_VMFS,
+    kind.value.removeprefix("vmdk-"): kind for kind in Format if kind.value.startswith("vmdk-")
 }
-"""What a text descriptor's createType makes of it."""
+"""What a descriptor's createType makes of it."""
+EMBEDDED: Final = (Format.VMDK_MONOLITHIC_SPARSE, Format.VMDK_STREAM_OPTIMIZED)
+"""Formats of one file, with the descriptor in it; no text file is one of them."""
+CONTAINERS: Final = (
+    (vmdk_layout.MAGIC, "the header of a sparse VMDK", ".vmdk"),
+    (vmdk_layout.DESCRIPTOR_START, "a VMDK's descriptor", ".vmdk"),
+    (qcow2_layout.MAGIC, "the header of a qcow2", ".qcow2"),
+    (vhd_layout.COOKIE, "the header of a dynamic VHD", ".vhd"),
+    (b"vhdxfile", "the header of a VHDX", ".vhdx"),
+)
+"""How images begin: magic number, in words, the suffix that goes with it."""
 FORMATS: Final = ", ".join(kind.value for kind in Format)
 
 
@@ -39,6 +50,8 @@ class Seen:
     """False where it is said only by bytes that a guest may have written."""
     family: str = ""
     """The suffix that goes with it."""
+    extent: bool = False
+    """True for a part of a disk, whose descriptor is another file."""
 
 
 def recognise(path: str | Path, told: Format | None) -> Format:
@@ -84,16 +97,35 @@ def classify(backing: Backing, given: Path, told: Format | None) -> Format:
             return told
         raise FormatContradicted(path=path, told=told.value, seen=seen.words)
     suffix = backing.path.suffix.lower()
-    if GUEST_DATA.search(backing.path.name):
-        raise FormatUnknown(
-            path=path, seen="the name of an extent that holds nothing but guest data", choices=FORMATS
-        )
+    if GUEST_DATA.search(backing.path.name) or seen.extent:
+        stem = EXTENT_NAME.sub("", backing.path.stem)
+        descriptor = backing.path.with_name(f"{stem}.vmdk")
+        words = seen.words if seen.extent else "the name of an extent that holds guest data"
+        raise ExtentNamed(path=path, seen=words, choices=FORMATS, descriptor=str(descriptor))
     if not seen.family or suffix != seen.family or not seen.certain:
         name = f"the suffix {suffix}" if suffix else "no suffix"
         raise FormatUnknown(path=path, seen=f"{name} and {seen.words}", choices=FORMATS)
     if seen.kind is None:
         raise FormatNotSupported(path=path, seen=seen.words, choices=FORMATS)
     return seen.kind
+
+
+def disguised(path: str | Path) -> RawLooksLikeContainer | None:
+    """A notice where the file at `path` is raw by its name and begins as a container does; it is used as raw.
+
+    Errors: OpenFailed.
+    """
+    backing = open_backing(resolve(path), Access.INSPECT)
+    try:
+        if backing.device or not always_raw(Path(path), backing.path):
+            return None
+        start = backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES))
+    finally:
+        backing.close()
+    for magic, words, suffix in CONTAINERS:
+        if start.startswith(magic):
+            return RawLooksLikeContainer(path=str(path), seen=words, suffix=suffix)
+    return None
 
 
 def look(backing: Backing) -> Seen:
@@ -110,7 +142,11 @@ def look(backing: Backing) -> Seen:
     if start.startswith(FILE_IDENTIFIER):
         return _vhdx(backing)
     if start.startswith(vmdk_layout.ESX_MAGIC):
-        return Seen(None, "the header of a vmfsSparse extent", family=".vmdk")
+        return Seen(None, "the header of a vmfsSparse extent", family=".vmdk", extent=True)
+    if start.startswith(vmdk_delta_layout.SE_MAGIC):
+        return Seen(None, "the header of an seSparse extent", family=".vmdk", extent=True)
+    if start.startswith(qcow2_layout.MAGIC):
+        return Seen(Format.QCOW2, "the header of a qcow2", family=".qcow2")
     if start.startswith(vmdk_layout.DESCRIPTOR_START):
         return _text(backing, start)
     if start.startswith(vhd_layout.COOKIE) and len(start) == vhd_layout.FOOTER_BYTES:
@@ -193,11 +229,18 @@ def _sparse(backing: Backing, start: bytes) -> Seen:
         header = vmdk_layout.decode_header(start)
     except Malformed as error:
         raise damaged(backing, error) from error
+    if _no_descriptor(backing, header.descriptor_offset * vmdk_layout.SECTOR):
+        return Seen(None, "a sparse VMDK extent without a descriptor", family=".vmdk", extent=True)
     if header.stream:
-        return Seen(None, "a streamOptimized VMDK", family=".vmdk")
-    if header.descriptor_offset == 0:
-        return Seen(None, "a VMDK extent without a descriptor", family=".vmdk")
+        return Seen(Format.VMDK_STREAM_OPTIMIZED, "the header of a streamOptimized VMDK", family=".vmdk")
     return Seen(Format.VMDK_MONOLITHIC_SPARSE, "the header of a monolithicSparse VMDK", family=".vmdk")
+
+
+def _no_descriptor(backing: Backing, at: int) -> bool:
+    """Whether a sparse extent has none: no place for it or, as qemu leaves it, nothing there."""
+    if at == 0:
+        return True
+    return at + vmdk_layout.SECTOR <= backing.size and not any(backing.read_bytes(at, vmdk_layout.SECTOR))
 
 
 def _text(backing: Backing, start: bytes) -> Seen:
@@ -205,9 +248,9 @@ def _text(backing: Backing, start: bytes) -> Seen:
         create_type = read_descriptor(backing)[1].create_type
     except Malformed as error:
         raise damaged(backing, error) from error
-    return Seen(
-        CREATE_TYPES.get(create_type), f"a VMDK descriptor that says {create_type[:40]!r}", family=".vmdk"
-    )
+    kind = CREATE_TYPES.get(create_type)
+    words = f"a VMDK descriptor that says {create_type[:40]!r}"
+    return Seen(None if kind in EMBEDDED else kind, words, family=".vmdk")
 
 
 def _nothing(start: bytes) -> Seen:

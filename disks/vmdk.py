@@ -9,10 +9,11 @@ from typing import Final
 from disks import vmdk_layout
 from disks.backing import Backing
 from disks.disk import Format
-from disks.errors import FormatNotSupported, ImageDamaged, OpenFailed, SizeNotPossible
+from disks.errors import ImageDamaged, OpenFailed, SizeNotPossible
 from disks.layout import Malformed
-from disks.recognise import FORMATS, damaged
+from disks.recognise import damaged
 from disks.vmdk_layout import SECTOR, Descriptor
+from drcore.limits import DESCRIPTOR_BYTES_MAX
 
 RESERVED_CIDS: Final = (0, 0xFFFFFFFE, 0xFFFFFFFF)
 """No content id: the last stands for 'no parent' and VMware begins images with the one before."""
@@ -30,16 +31,13 @@ class StoredDescriptor:
     """A descriptor and its place. The text keeps its length, so that nothing but the CID's digits is ever written."""
 
     def __init__(self, backing: Backing, place: Place) -> None:
-        """Errors: ImageDamaged, FormatNotSupported (an image that needs a parent)."""
+        """Errors: ImageDamaged."""
         self._backing = backing
         self._place = place
         self._text = backing.read_bytes(place.offset, place.length)
         self.descriptor = self._decode(self._text)
         self._changed = False
         self._lock = threading.Lock()
-        if self.descriptor.parent_cid != vmdk_layout.NO_PARENT:
-            seen = f"a VMDK with a parent (parentCID={self.descriptor.parent_cid:08x})"
-            raise FormatNotSupported(path=str(backing.path), seen=seen, choices=FORMATS)
 
     def fresh(self) -> None:
         """The CID is this opening's own already: the image was created by it."""
@@ -87,13 +85,21 @@ def check_size(kind: Format, size: int, size_max: int) -> None:
 
 def new_descriptor(path: Path, kind: Format, size: int, extent: str) -> bytes:
     """The text of a new image's descriptor, with fresh identities; `extent` is its line without the access word."""
+    return new_descriptor_of(path, kind, size, [f"RW {size // SECTOR} {extent}"])
+
+
+def new_descriptor_of(path: Path, kind: Format, size: int, extents: list[str]) -> bytes:
+    """The same for a disk of several extents, each with its whole line; raises OpenFailed, SizeNotPossible."""
     content = secrets.token_bytes(12) + secrets.randbelow(0xFFFFFFF0).to_bytes(4, "big")
     create_type = kind.value.removeprefix("vmdk-")
-    text = f"RW {size // SECTOR} {extent}"
     if any(letter in path.name for letter in '"\r\n'):
         raise OpenFailed(
             path=str(path), reason="a descriptor cannot hold a name with a quotation mark or line end"
         )
-    return vmdk_layout.NewDescriptor(
-        create_type, text, size // SECTOR, secrets.token_bytes(16), content
+    text = vmdk_layout.NewDescriptor(
+        create_type, "\n".join(extents), size // SECTOR, secrets.token_bytes(16), content
     ).text()
+    if len(text) > DESCRIPTOR_BYTES_MAX:
+        wanted = f"a descriptor of at most {DESCRIPTOR_BYTES_MAX} bytes: fewer extents or a shorter name"
+        raise SizeNotPossible(format=kind.value, size=size, wanted=wanted)
+    return text

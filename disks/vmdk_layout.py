@@ -103,6 +103,8 @@ class Descriptor:
     parent_cid: int
     extents: tuple[ExtentLine, ...]
     disk_uuid: str | None
+    parent_hint: str | None = None
+    """The parent's file name as the descriptor tells it; None where it tells none."""
 
 
 def decode_header(raw: bytes) -> SparseHeader:
@@ -119,10 +121,9 @@ def decode_header(raw: bytes) -> SparseHeader:
     if flags & FLAG_NEWLINE and newlines != _NEWLINES:
         # They are there to give away a file that a text-mode transfer changed.
         raise Malformed("the newline test", 73, repr(bytes(newlines)), repr(_NEWLINES))
-    if header.stream:
-        return header
-    if compression:
-        raise Malformed("the compression", 77, str(compression), "0, since no grain is said to be compressed")
+    if compression != header.stream:
+        wanted = f"{int(header.stream)}, as the flags {flags:#x} say (1: deflate)"
+        raise Malformed("the compression", 77, str(compression), wanted)
     if not 0 < capacity <= DISK_BYTES_MAX // SECTOR:
         raise Malformed("the capacity", 12, f"{capacity} sectors", f"1 to {DISK_BYTES_MAX // SECTOR}")
     if grain & (grain - 1) or not GRAIN_SECTORS_MIN <= grain <= GRAIN_SECTORS_MAX:
@@ -131,6 +132,8 @@ def decode_header(raw: bytes) -> SparseHeader:
         )
     if entries != TABLE_ENTRIES:
         raise Malformed("the entries per grain table", 44, str(entries), str(TABLE_ENTRIES))
+    if header.stream and directory == GD_AT_END:
+        return header  # the footer repeats the header and tells the place
     for name, at, place in (("grain directory", 56, directory), ("redundant grain directory", 48, redundant)):
         if not 0 < place < SECTORS_MAX and (at == 56 or header.redundant):
             raise Malformed(f"the place of the {name}", at, f"sector {place}", "a sector within 2 TiB")
@@ -144,7 +147,7 @@ def encode_header(header: SparseHeader) -> bytes:
     raw = _HEADER.pack(
         MAGIC, header.version, header.flags, header.capacity, header.grain, header.descriptor_offset,
         header.descriptor_size, TABLE_ENTRIES, header.redundant_directory, header.directory, header.overhead,
-        0, _NEWLINES, 0,
+        0, _NEWLINES, int(header.stream),
     )  # fmt: skip
     return raw.ljust(HEADER_BYTES, b"\0")
 
@@ -217,6 +220,7 @@ def decode_descriptor(text: bytes, offset: int) -> Descriptor:
         _hexadecimal(text, b"parentCID", offset),
         extents,
         digits if len(digits) == 32 else None,
+        _value(text, b"parentFileNameHint"),
     )
 
 

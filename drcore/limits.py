@@ -71,6 +71,14 @@ VHD_GROWTH_BYTES: Final = 64 * MIB
 """A dynamic VHD moves its footer ahead by so much: a flush for each move, and no more than that hole after a kill."""
 SPARE_RUNS_MAX: Final = 4096
 """Runs of zeroed, released grains that an open VMDK remembers for new use; more are left as holes in the file."""
+TABLE_CACHE_BYTES_MAX: Final = 8 * MIB
+"""Tables that an open layer of a chain, a stream or a qcow2 keeps: at 64 KiB to an entry that is 64 GiB of disk."""
+UNPACKED_CACHE_ENTRIES_MAX: Final = 4
+"""Compressed grains or clusters that stay unpacked: what four readers of neighbouring sectors have in hand."""
+VMDK_EXTENTS_MAX: Final = 1024
+"""Extents of one VMDK: 2 TiB in files of 2047 MiB, and as many open files; their lines fit the largest descriptor."""
+QCOW2_TABLE_BYTES_MAX: Final = 32 * MIB
+"""A qcow2's L1 table, held whole, as qemu bounds it: 2 EiB at clusters of 2 MiB, 64 TiB at those of 16 KiB and more."""
 CHECK_FINDINGS_MAX: Final = 100
 """Findings that a check of an image tells: a person reads no more, and a hostile table has millions."""
 PARENTS_MAX: Final = 64

@@ -24,6 +24,8 @@ FORMATS = [
     Format.VMDK_MONOLITHIC_SPARSE,
     Format.VMDK_MONOLITHIC_FLAT,
     Format.VMDK_VMFS,
+    Format.VMDK_TWO_GB_SPARSE,
+    Format.VMDK_TWO_GB_FLAT,
 ]
 SIZES = [512, 65536 - 512, 2 * 1024 * 1024 + 512, 33 * 1024 * 1024 + 7 * 512]
 

@@ -15,7 +15,7 @@ import pytest
 from disks import vhd_layout, vmdk_layout
 from disks.catalogue import create, identity, open_source, open_target, recognise
 from disks.disk import Format
-from disks.errors import FormatContradicted, FormatNotSupported, ImageDamaged
+from disks.errors import FormatNotSupported, ImageDamaged
 from drcore.errors import HomewardError
 
 MIB = 1024 * 1024
@@ -292,5 +292,6 @@ def test_what_a_version_3_vmdk_or_another_extent_kind_needs_is_refused_for_writi
     with pytest.raises(FormatNotSupported):
         open_target(path)
     patched(path, 8, struct.pack("<I", 1 << 16))
-    with pytest.raises((FormatNotSupported, FormatContradicted)):
+    with pytest.raises(ImageDamaged) as caught:
         open_source(path)
+    assert caught.value.offset == 77

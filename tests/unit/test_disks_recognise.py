@@ -1,12 +1,14 @@
 """Formats are told, or plain from suffix and magic number together; guest bytes decide nothing."""
 
 import os
+import re
+import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from disks.catalogue import create, open_source, open_target, recognise
+from disks.catalogue import create, disguised, open_source, open_target, recognise
 from disks.disk import Format
 from disks.errors import (
     FormatContradicted,
@@ -17,6 +19,7 @@ from disks.errors import (
     SizeNotPossible,
     TargetExists,
 )
+from disks.errors_vmdk import ExtentNamed, ExtentRefused, NotWritableInPlace, WrittenWholeOnly
 
 SIZE = 4 * 1024 * 1024
 
@@ -118,20 +121,71 @@ def test_what_is_told_has_to_be_so(tmp_path: Path) -> None:
         assert "dynamic VHD" in str(caught.value)
 
 
-@pytest.mark.parametrize("options", ["subformat=streamOptimized", "subformat=twoGbMaxExtentSparse"])
-def test_kinds_that_cannot_be_used_are_named(options: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", ["subformat=streamOptimized", "subformat=monolithicSparse"])
+def test_what_is_only_read_is_never_a_target(options: str, tmp_path: Path) -> None:
+    stream = "stream" in options
     path = tmp_path / "disk.vmdk"
     subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", "-o", options, path, "10M"], check=True)
-    with pytest.raises(FormatNotSupported) as caught:
-        open_source(path)
-    assert options.partition("=")[2] in str(caught.value)
-
-
-def test_an_image_with_a_parent_is_refused(tmp_path: Path) -> None:
-    path = image(tmp_path, "disk.vmdk", Format.VMDK_MONOLITHIC_SPARSE)
-    path.write_bytes(path.read_bytes().replace(b"parentCID=ffffffff", b"parentCID=12345678"))
-    with pytest.raises(FormatNotSupported):
+    if not stream:
+        child = tmp_path / "child.vmdk"
+        command = ["qemu-img", "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", "disk.vmdk", child]
+        subprocess.run(command, check=True, cwd=tmp_path)
+        path = child
+    before = path.read_bytes()
+    with pytest.raises(NotWritableInPlace) as caught:
         open_target(path)
+    assert ("streamOptimized" if stream else "its parent disk.vmdk") in str(caught.value)
+    assert path.read_bytes() == before
+    open_source(path).close()
+
+
+def test_a_stream_is_never_created_empty(tmp_path: Path) -> None:
+    with pytest.raises(WrittenWholeOnly):
+        create(tmp_path / "disk.vmdk", Format.VMDK_STREAM_OPTIMIZED, SIZE)
+    for kind in (Format.VMDK_VMFS_SPARSE, Format.VMDK_SESPARSE, Format.QCOW2):
+        with pytest.raises(FormatNotSupported):
+            create(tmp_path / "disk.vmdk", kind, SIZE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "monolithicFlat"])
+def test_an_extent_named_instead_of_its_descriptor_is_told_so(options: str, tmp_path: Path) -> None:
+    path = tmp_path / "disk.vmdk"
+    command = ["qemu-img", "create", "-q", "-f", "vmdk", "-o", f"subformat={options}", path, "10M"]
+    subprocess.run(command, check=True)
+    (extent,) = set(tmp_path.iterdir()) - {path}
+    with pytest.raises(ExtentNamed) as caught:
+        open_source(extent)
+    assert caught.value.descriptor == str(path)
+    assert f"name {path} instead" in str(caught.value)
+    assert recognise(extent, Format.RAW) is Format.RAW
+    assert recognise(path, None).value == f"vmdk-{options}"
+
+
+@pytest.mark.parametrize(
+    ("start", "suffix"),
+    [
+        (b"KDMV", ".vmdk"),
+        (b"# Disk DescriptorFile", ".vmdk"),
+        (b"QFI\xfb", ".qcow2"),
+        (b"conectix", ".vhd"),
+        (b"vhdxfile", ".vhdx"),
+    ],
+)
+def test_a_raw_file_that_begins_as_a_container_is_raw_with_a_notice(
+    start: bytes, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "guest.img"
+    path.write_bytes(start.ljust(4096, b"\0"))
+    found = disguised(path)
+    assert found is not None
+    assert found.suffix == suffix
+    assert recognise(path, None) is Format.RAW
+    plain = tmp_path / "plain.raw"
+    plain.write_bytes(b"\xeb\x63\x90")
+    assert disguised(plain) is None
+    other = path.rename(tmp_path / f"guest{suffix}")
+    assert disguised(other) is None
 
 
 @pytest.mark.parametrize("name", ["missing", "missing/disk.raw", "nul\0.raw", "x" * 300])
@@ -155,19 +209,54 @@ def test_what_is_neither_file_nor_device_is_refused_without_waiting(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.bin", "/etc/hostname", "link.bin", "pipe", "folder", "..", "missing"]
+    ("name", "words"),
+    [
+        ("../secret.bin", "upwards"),
+        ("folder/../../secret.bin", "upwards"),
+        ("folder/disk.bin", "another directory"),
+        ("/etc/hostname", "absolute"),
+        ("C:\\disks\\disk.bin", "Windows"),
+        ("link.bin", "a link"),
+        ("dangling.bin", "a link"),
+        ("pipe", "no regular file"),
+        ("folder", "a directory"),
+        ("..", "no file's name"),
+        ("device", "a device"),
+    ],
 )
-def test_a_descriptor_reaches_nothing_but_plain_files_beside_it(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Format.VMDK_MONOLITHIC_FLAT, Format.VMDK_VMFS, Format.VMDK_TWO_GB_FLAT])
+def test_a_descriptor_reaches_nothing_but_plain_files_beside_it(
+    kind: Format, name: str, words: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "images"
     (folder / "folder").mkdir(parents=True)
     (tmp_path / "secret.bin").write_bytes(bytes(SIZE))
+    (folder / "folder" / "disk.bin").write_bytes(bytes(SIZE))
     (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    (folder / "dangling.bin").symlink_to(tmp_path / "nowhere")
     os.mkfifo(folder / "pipe")
-    path = image(folder, "disk.vmdk", Format.VMDK_MONOLITHIC_FLAT)
-    path.write_bytes(path.read_bytes().replace(b"made-flat.vmdk", name.encode()))
+    os.mknod(folder / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    path = image(folder, "disk.vmdk", kind)
+    text = re.sub(rb'"made-\w+\.vmdk"', lambda _: b'"' + name.encode() + b'"', path.read_bytes())
+    path.write_bytes(text)
     for opener in (open_source, open_target):
-        with pytest.raises((OpenFailed, ImageDamaged)):
+        with pytest.raises(ExtentRefused) as caught:
             opener(path)
+        assert words in str(caught.value)
+
+
+def test_a_descriptor_that_names_a_missing_file_or_one_file_twice_is_refused(tmp_path: Path) -> None:
+    path = image(tmp_path, "disk.vmdk", Format.VMDK_TWO_GB_FLAT)
+    text = path.read_bytes()
+    line = f'RW {SIZE // 512} FLAT "made-f001.vmdk" 0\n'.encode()
+    assert line in text
+    for twice in (line + line, line + line.replace(b"made-f001.vmdk", b"disk.vmdk")):
+        path.write_bytes(text.replace(line, twice))
+        with pytest.raises(ImageDamaged):
+            open_source(path)
+    path.write_bytes(text.replace(b"made-f001", b"gone-f001"))
+    with pytest.raises(OpenFailed):
+        open_source(path)
 
 
 def test_a_descriptor_of_more_than_64_kib_is_refused(tmp_path: Path) -> None:
