@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import qcow2, vhd, vmdk_chain, vmdk_flat, vmdk_sparse, vmdk_split
+from disks import qcow2, vhd, vmdk_chain, vmdk_flat, vmdk_sparse, vmdk_split, vmdk_stream
 from disks.backing import Access, Backing
 from disks.check import Checker, Finding, Severity, collect
-from disks.disk import Format
+from disks.disk import Disk, Format
 from disks.errors import FormatContradicted, FormatNotSupported, ImageDamaged, ParentUnusable, SizeNotPossible
 from disks.errors_vmdk import WrittenWholeOnly
 from disks.identity import DiskIdentity, identity
@@ -37,6 +37,7 @@ __all__ = [
     "open_source",
     "open_target",
     "recognise",
+    "write_whole",
 ]
 
 
@@ -125,12 +126,22 @@ def create(path: str | Path, kind: Format, size: int) -> Image:
         raise WrittenWholeOnly(path=str(final), format=kind.value)
     if kind not in CREATORS:
         raise FormatNotSupported(path=str(final), seen=f"{kind.value}, which is read only", choices=FORMATS)
-    if kind is not Format.RAW and always_raw(final):
-        seen = f"a name that ends in {final.suffix}, which is always raw"
-        raise FormatContradicted(path=str(final), told=kind.value, seen=seen)
+    _check_name(final, kind)
     if not 0 <= size <= DISK_BYTES_MAX:
         raise SizeNotPossible(format=kind.value, size=size, wanted=f"at most {DISK_BYTES_MAX} bytes")
     return CREATORS[kind](final, kind, size)
+
+
+def write_whole(
+    path: str | Path, source: Disk, on_bytes: Callable[[int], None], verify: Callable[[Disk], None]
+) -> None:
+    """A new streamOptimized VMDK at `path` reads as `source` and is durable: the one format that is written whole.
+
+    `on_bytes` and `verify`, and errors: as `vmdk_stream.write_stream`; FormatContradicted as `create`.
+    """
+    final = resolve(Path(path).parent) / Path(path).name
+    _check_name(final, Format.VMDK_STREAM_OPTIMIZED)
+    vmdk_stream.write_stream(final, source, on_bytes, verify)
 
 
 def inspect(path: str | Path, told: Format | None = None) -> ImageInfo:
@@ -160,6 +171,12 @@ def check(path: str | Path, told: Format | None = None) -> CheckedImage:
 def change_mark(image: Image) -> str | None:
     """The format's own change mark (VMDK: the CID as eight hex digits), None where the format has none."""
     return image.change_mark
+
+
+def _check_name(final: Path, kind: Format) -> None:
+    if kind is not Format.RAW and always_raw(final):
+        seen = f"a name that ends in {final.suffix}, which is always raw"
+        raise FormatContradicted(path=str(final), told=kind.value, seen=seen)
 
 
 def _open(path: str | Path, told: Format | None, access: Access) -> Image:

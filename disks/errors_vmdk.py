@@ -83,3 +83,20 @@ class RawLooksLikeContainer(HomewardError):
     path: str
     seen: str
     suffix: str
+
+
+class WrittenOtherwise(HomewardError):
+    """What was written does not read back as the source; the new file was removed."""
+
+    code = "HW-DISKS-056"
+    what = "{path} does not read back as {source}"
+    found = "root {found_root}"
+    expected = "root {source_root}"
+    remedy = (
+        "see that nothing writes to the source, check the medium of the target (dmesg, smartctl), and run the same "
+        "command again"
+    )
+    path: str
+    source: str
+    found_root: str
+    source_root: str

@@ -1,5 +1,6 @@
 """The `homeward` command: verbs, options, exit codes. It decides nothing; it calls the roles and shows their words."""
 
+import contextlib
 import os
 import resource
 import sys
@@ -75,6 +76,7 @@ def info(run: Run, image: Path, told: str | None, checks: bool, as_json: bool) -
     from disks import catalogue
 
     kind = Format(told) if told else None
+    _notice(image)
     if checks:
         checked = catalogue.check(image, kind)
         run.exit_code = NO if checked.damaged else DONE
@@ -127,6 +129,7 @@ def compare(
 
     began = time.monotonic()
     stopped = Interrupt()
+    _notice(source, target)
     first = catalogue.open_source(source, Format(source_format) if source_format else None)
     second = catalogue.open_source(target, Format(target_format) if target_format else None)
     measure.check_sizes(first, second, str(target), allow_larger=allow_larger)
@@ -218,6 +221,9 @@ def sync(
     from homeward.local import LocalSync, SyncOrder
 
     began = time.monotonic()
+    if create and Format(create) is Format.VMDK_STREAM_OPTIMIZED and not os.path.lexists(target):
+        _sync_whole(source, source_format, target, as_json=as_json)
+        return
     order = SyncOrder(
         source=source.absolute(),
         target=target,
@@ -242,9 +248,42 @@ def sync(
 
     with Interrupt(local.stop):
         local.start()
+        _notice(source, target)
         with show.progress(standing):
             report = local.run()
-    seconds = round(time.monotonic() - began, 3)
+    _tell_sync(report, round(time.monotonic() - began, 3), as_json=as_json)
+
+
+def _sync_whole(source: Path, source_format: str | None, target: Path, *, as_json: bool) -> None:
+    """`sync --create` of a format that is written from end to end, in this process."""
+    from homeward.whole import WholeSync
+
+    began = time.monotonic()
+    whole = WholeSync(source, Format(source_format) if source_format else None, target)
+    _notice(source)
+
+    def standing() -> show.Standing:
+        return show.Standing(
+            whole.bytes_done, whole.bytes_total, whole.bytes_done, "writing and reading back"
+        )
+
+    with Interrupt(whole.stop), show.progress(standing):
+        report = whole.run()
+    _tell_sync(report, round(time.monotonic() - began, 3), as_json=as_json)
+
+
+def _notice(*paths: Path) -> None:
+    """Whoever names a file that is raw by its name and begins as a container does is told so, and that it is raw."""
+    from disks import catalogue
+
+    for path in paths:
+        with contextlib.suppress(HomewardError):  # what is wrong with the path is told by who opens it
+            found = catalogue.disguised(path)
+            if found is not None:
+                show.say(f"notice: {found}")
+
+
+def _tell_sync(report: Any, seconds: float, *, as_json: bool) -> None:
     cpu = round(_cpu_seconds(), 3)
     disk = report.disks[0]
     if as_json:
