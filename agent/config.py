@@ -1,6 +1,5 @@
 """The agent's settings, read once from a TOML file. docs/configuration.md describes every key."""
 
-import tomllib
 import uuid
 from dataclasses import dataclass
 from enum import Enum
@@ -52,6 +51,8 @@ class AgentConfig:
 
 def load(path: Path) -> AgentConfig:
     """The settings in the file. Errors: `ConfigRefused` (HW-AGENT-001); an unknown key is one."""
+    import tomllib  # here: `sync` has no settings file and would wait for it
+
     try:
         with path.open("rb") as file:
             found = tomllib.load(file)

@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -36,6 +35,8 @@ class DigestMap:
         if self.blocks <= in_memory_max:
             self._memory = mmap.mmap(-1, max(length, 1))
         else:
+            import tempfile  # here: most disks need none
+
             with tempfile.TemporaryFile(dir=directory) as file:
                 self._file = os.dup(file.fileno())
             os.ftruncate(self._file, length)

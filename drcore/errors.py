@@ -16,7 +16,6 @@ variables are sentences into which the facts are formatted:
 
 import inspect
 import re
-import traceback
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, ClassVar, Final, dataclass_transform
@@ -114,6 +113,8 @@ def coded(error: Exception) -> HomewardError:
     """The error itself when it has a code, else the defect that it is."""
     if isinstance(error, HomewardError):
         return error
+    import traceback  # here: nothing should wait for what only a defect needs
+
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
     return Defect(

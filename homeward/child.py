@@ -11,14 +11,14 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import disks.catalogue  # noqa: F401 - what both roles need is imported once, before the fork
+import wireproto.link  # noqa: F401
 from drcore.errors import coded
 from homeward.logs import log_to_stderr
 from masttarget.config import MasttargetConfig
-from masttarget.main import Master, stop_on_signals, stop_when_stdin_closes
 
 _BACKLOG: Final = 128
 _SAID_BYTES_MAX: Final = 65536
@@ -82,6 +82,9 @@ def _serve(config: MasttargetConfig, listening: socket.socket, standard: tuple[i
     """The child's whole life. It ends here: what the parent has still to do is not for its copy to do again."""
     status = 1
     try:
+        # Here, not above: while the child imports its role, the parent imports its own.
+        from masttarget.main import Master, stop_on_signals, stop_when_stdin_closes
+
         os.setsid()  # Ctrl-C reaches the parent only, which stops both in order
         for number, descriptor in enumerate(standard):
             os.dup2(descriptor, number)
@@ -95,6 +98,8 @@ def _serve(config: MasttargetConfig, listening: socket.socket, standard: tuple[i
             os.write(1, json.dumps(coded(error).as_json()).encode())
             status = 2
     except BaseException:
+        import traceback
+
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)

@@ -9,13 +9,10 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from agent.adapters.unix import UnixConnect
 from agent.config import AgentConfig, Compression, SourceConfig
 from agent.errors import MasttargetUnreachable
-from agent.main import Agent
-from agent.sync import SyncReport
 from disks.disk import Format
 from drcore.errors import HomewardError
 from homeward.child import ForkedMasttarget
@@ -28,6 +25,10 @@ from homeward.errors import (
 )
 from masttarget.config import DiskConfig, MasttargetConfig, journal_directory
 from wireproto.errors import ConnectionLost, PeerReported
+
+if TYPE_CHECKING:
+    from agent.main import Agent
+    from agent.sync import SyncReport
 
 DEFAULT_STATE: Final = Path("/var/lib/homeward/sync")
 STOP_SECONDS_MAX: Final = 120.0
@@ -174,7 +175,7 @@ class LocalSync:
         self.workplace = Workplace(order.target, state)
 
     @property
-    def agent(self) -> Agent | None:
+    def agent(self) -> "Agent | None":
         """The agent, once it runs; for its progress."""
         return self._agent
 
@@ -195,7 +196,7 @@ class LocalSync:
             self.workplace.tidy()
             raise self.workplace.failed(error) from error
 
-    def run(self) -> SyncReport:
+    def run(self) -> "SyncReport":
         """The target holds what the source holds, durably, and no trace of the run is left beside it.
 
         Errors: those of both roles, and HW-HOME-003.
@@ -208,7 +209,11 @@ class LocalSync:
             self._child.close()
             self.workplace.tidy()
 
-    def _run(self, child: ForkedMasttarget) -> SyncReport:
+    def _run(self, child: ForkedMasttarget) -> "SyncReport":
+        # Here, not above: the child imports its own role meanwhile.
+        from agent.adapters.unix import UnixConnect
+        from agent.main import Agent
+
         order, identifiers = self._order, self._identifiers
         compression = order.compression
         if compression is Compression.AUTO and order.bandwidth is None:
