@@ -19,6 +19,7 @@ from disks.image import Image
 from disks.linear import create_raw, open_raw
 from disks.opening import open_backing
 from disks.recognise import FORMATS, always_raw, classify, disguised, recognise, resolve
+from disks.vhd_differencing import open_differencing
 from disks.vhdx import create_vhdx, open_vhdx
 from drcore.limits import DISK_BYTES_MAX
 from drcore.units import ByteCount
@@ -80,6 +81,7 @@ OPENERS: Final[dict[Format, Opener]] = {
     Format.VMDK_VMFS_SPARSE: vmdk_chain.open_vmdk,
     Format.VMDK_SESPARSE: vmdk_chain.open_vmdk,
     Format.QCOW2: qcow2.open_qcow2,
+    Format.VHD_DIFFERENCING: open_differencing,
     Format.VHDX_FIXED: open_vhdx,
     Format.VHDX_DYNAMIC: open_vhdx,
 }

@@ -14,6 +14,7 @@ class Format(Enum):
     RAW = "raw"
     VHD_FIXED = "vhd-fixed"
     VHD_DYNAMIC = "vhd-dynamic"
+    VHD_DIFFERENCING = "vhd-differencing"
     VHDX_FIXED = "vhdx-fixed"
     VHDX_DYNAMIC = "vhdx-dynamic"
     VMDK_MONOLITHIC_SPARSE = "vmdk-monolithicSparse"

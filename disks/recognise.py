@@ -198,7 +198,7 @@ def _vhd(footer: vhd_layout.Footer) -> Seen:
         case vhd_layout.DiskType.DYNAMIC:
             return Seen(Format.VHD_DYNAMIC, "the footer of a dynamic VHD", family=".vhd")
         case vhd_layout.DiskType.DIFFERENCING:
-            return Seen(None, "the footer of a differencing VHD", family=".vhd")
+            return Seen(Format.VHD_DIFFERENCING, "the footer of a differencing VHD", family=".vhd")
 
 
 def _vhd_copy(start: bytes) -> Seen:
@@ -206,7 +206,11 @@ def _vhd_copy(start: bytes) -> Seen:
         footer = vhd_layout.decode_footer(start, 0)
     except Malformed as error:
         return Seen(None, f"what should be a VHD, but {error}", certain=False, family=".vhd")
-    kind = Format.VHD_DYNAMIC if footer.disk_type is vhd_layout.DiskType.DYNAMIC else None
+    kinds = {
+        vhd_layout.DiskType.DYNAMIC: Format.VHD_DYNAMIC,
+        vhd_layout.DiskType.DIFFERENCING: Format.VHD_DIFFERENCING,
+    }
+    kind = kinds.get(footer.disk_type)
     return Seen(
         kind, "a VHD footer's copy at the start but no sound footer at the end", certain=False, family=".vhd"
     )

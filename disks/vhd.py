@@ -40,6 +40,9 @@ EXTENT_BLOCKS: Final = 1024
 
 UNKNOWN, WHOLE, PARTIAL = 0, 1, 2
 
+Placed = list[tuple[int, bytes]]
+"""(offset in the file, bytes) pairs."""
+
 
 def open_fixed(backing: Backing, kind: Format) -> LinearDisk:
     """A fixed image's data as a disk; the footer behind it is never touched. Errors: ImageDamaged."""
@@ -70,7 +73,7 @@ def create_fixed(path: Path, kind: Format, size: int) -> LinearDisk:
 def open_dynamic(backing: Backing, kind: Format) -> "DynamicVhd":
     """A dynamic image as a disk; its table is in memory and checked whole. Errors: ImageDamaged."""
     try:
-        return _open_dynamic(backing, kind)
+        return DynamicVhd(backing, kind, *read_dynamic(backing))
     except Malformed as error:
         raise damaged(backing, error) from error
 
@@ -95,6 +98,9 @@ def create_dynamic(path: Path, kind: Format, size: int) -> "DynamicVhd":
 
 class DynamicVhd:
     """An open dynamic VHD. Owns the backing; table and bitmaps are guarded by a lock, data moves outside it."""
+
+    FRESH = b"\xff"
+    """Eight sectors of a new block's bitmap: all of them hold zeroes."""
 
     def __init__(
         self, backing: Backing, kind: Format, footer: Footer, header: Dynamic, table: "array[int]"
@@ -192,13 +198,14 @@ class DynamicVhd:
                 tables = [
                     (first, self._table_bytes(first, count)) for first, count in _neighbours(sorted(dirty))
                 ]
+                bitmaps = self._changed_bitmaps(completed)
                 end = self._end
             try:
                 self._backing.sync()
                 # From here on the table on the medium may name blocks up to there, even if writing it fails half-way.
                 self._durable_end = max(self._durable_end, end)
-                if tables or completed:
-                    self._write_tables(tables, completed)
+                if tables or bitmaps:
+                    self._write_tables(tables, bitmaps)
                     self._backing.sync()
             except BaseException:
                 with self._lock:
@@ -288,7 +295,7 @@ class DynamicVhd:
             raise ImageFull(path=str(self.path), offset=start, length=self._stride, limit=limit)
         if end > self._footer_at:
             self._grow(end)
-        self._backing.write(start, memoryview(b"\xff" * bitmap_bytes))
+        self._backing.write(start, memoryview(self.FRESH * bitmap_bytes))
         self._table[block] = start // SECTOR
         self._bitmaps[block] = WHOLE
         self._dirty.add(block // TABLE_SECTOR_ENTRIES)
@@ -331,15 +338,21 @@ class DynamicVhd:
         entries = self._table[first * TABLE_SECTOR_ENTRIES : (first + count) * TABLE_SECTOR_ENTRIES]
         return vhd_layout.encode_table(entries)
 
-    def _write_tables(self, tables: list[tuple[int, bytes]], completed: set[int]) -> None:
-        ones = memoryview(b"\xff" * self._header.bitmap_bytes)
-        for block in sorted(completed):
-            self._backing.write(self._table[block] * SECTOR, ones)
+    def _changed_bitmaps(self, blocks: set[int]) -> Placed:
+        """The bitmaps that the next flush writes; the lock is held."""
+        ones = self.FRESH * self._header.bitmap_bytes
+        return [(self._table[block] * SECTOR, ones) for block in sorted(blocks)]
+
+    def _write_tables(self, tables: Placed, bitmaps: Placed) -> None:
+        """Bitmaps first; `tables` are named by their first sector."""
+        for at, raw in bitmaps:
+            self._backing.write(at, memoryview(raw))
         for first, raw in tables:
             self._backing.write(self._header.table_offset + first * SECTOR, memoryview(raw))
 
 
-def _open_dynamic(backing: Backing, kind: Format) -> DynamicVhd:
+def read_dynamic(backing: Backing) -> "tuple[Footer, Dynamic, array[int]]":
+    """Footer, header and table of a dynamic or differencing image, checked. Raises ImageDamaged, Malformed."""
     footer = _dynamic_footer(backing)
     if footer.data_offset % SECTOR or footer.data_offset > backing.size - vhd_layout.DYNAMIC_BYTES:
         raise _damaged(
@@ -359,7 +372,7 @@ def _open_dynamic(backing: Backing, kind: Format) -> DynamicVhd:
         )
     table = vhd_layout.decode_table(backing.read_bytes(header.table_offset, blocks * 4))
     _check_table(backing, footer, header, table)
-    return DynamicVhd(backing, kind, footer, header, table)
+    return footer, header, table
 
 
 def _dynamic_footer(backing: Backing) -> Footer:
@@ -393,6 +406,7 @@ def _check_table(backing: Backing, footer: Footer, header: Dynamic, table: "arra
         (0, vhd_layout.FOOTER_BYTES),
         (footer.data_offset, vhd_layout.DYNAMIC_BYTES),
         (header.table_offset, len(table) * 4),
+        *((locator.offset, locator.length) for locator in header.locators if locator.length),
     )
     bad = next((later for earlier, later in pairwise(starts) if later - earlier < stride), None)
     if starts and (starts[-1] + stride) * SECTOR > end:

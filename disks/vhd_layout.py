@@ -7,6 +7,7 @@ given with each structure. All integers are big-endian. Pure: no input or output
 import struct
 import sys
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -39,6 +40,14 @@ _CHECKSUM_AT: Final = 64
 # cookie, data offset, table offset, header version, max table entries, block size, checksum, parent id, parent time
 _DYNAMIC: Final = struct.Struct(">8sQQIIII16sI")
 _DYNAMIC_CHECKSUM_AT: Final = 36
+# platform code, data space, data length, reserved, data offset
+_LOCATOR: Final = struct.Struct(">4sIIIQ")
+_LOCATORS_AT: Final = 576
+LOCATORS: Final = 8
+RELATIVE: Final = b"W2ru"
+"""Platform code: a path relative to the child's, UTF-16."""
+ABSOLUTE: Final = b"W2ku"
+"""Platform code: an absolute path, UTF-16."""
 
 # qemu and others take the size from the geometry, which is rounded, unless the creator is known to mean the field
 # "current size"; Hyper-V's name is known to all of them.
@@ -65,6 +74,19 @@ class Footer:
     creator: bytes
     unique_id: bytes
     raw: bytes
+    time_stamp: int = 0
+    """Seconds since 2000-01-01T00:00Z."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locator:
+    """ "Dynamic Disk Header Format", parent locator entry: where a name of the parent stands, and of what kind."""
+
+    platform: bytes
+    length: int
+    offset: int
+    named_at: int
+    """The offset of the entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +96,9 @@ class Dynamic:
     table_offset: int
     entries: int
     block_bytes: int
+    parent_id: bytes = bytes(16)
+    parent_time: int = 0
+    locators: tuple[Locator, ...] = ()
 
     @property
     def bitmap_bytes(self) -> int:
@@ -108,7 +133,7 @@ def decode_footer(structure: bytes, offset: int) -> Footer:
         raise Malformed(
             "the current size", offset + 48, str(size), f"whole sectors, at most {SIZE_MAX} bytes"
         )
-    return Footer(disk_type, size, data_offset, creator, fields[15], raw)
+    return Footer(disk_type, size, data_offset, creator, fields[15], raw, fields[4])
 
 
 def encode_footer(disk_type: DiskType, size: int, unique_id: bytes, seconds: int) -> bytes:
@@ -127,7 +152,7 @@ def encode_footer(disk_type: DiskType, size: int, unique_id: bytes, seconds: int
 
 def decode_dynamic(structure: bytes, offset: int) -> Dynamic:
     """The dynamic disk header found at `offset` ("Dynamic Disk Header Format"); raises Malformed."""
-    cookie, _, table, version, entries, block, found, _, _ = _DYNAMIC.unpack_from(structure)
+    cookie, _, table, version, entries, block, found, parent_id, parent_time = _DYNAMIC.unpack_from(structure)
     if cookie != DYNAMIC_COOKIE:
         raise Malformed("the dynamic header", offset, repr(bytes(cookie)), repr(DYNAMIC_COOKIE))
     wanted = checksum(structure[:DYNAMIC_BYTES], _DYNAMIC_CHECKSUM_AT)
@@ -143,7 +168,24 @@ def decode_dynamic(structure: bytes, offset: int) -> Dynamic:
         )
     if table % SECTOR or table < SECTOR:
         raise Malformed("the table offset", offset + 16, str(table), "whole sectors behind the footer's copy")
-    return Dynamic(table, entries, block)
+    return Dynamic(table, entries, block, parent_id, parent_time, tuple(_locators(structure, offset)))
+
+
+def _locators(structure: bytes, offset: int) -> Iterator[Locator]:
+    """The entries that are in use."""
+    for number in range(LOCATORS):
+        at = _LOCATORS_AT + number * _LOCATOR.size
+        platform, _, length, _, place = _LOCATOR.unpack_from(structure, at)
+        if platform != bytes(4):
+            yield Locator(platform, length, place, offset + at)
+
+
+def decode_parent_name(raw: bytes, offset: int) -> str:
+    """The name that a locator of the kinds RELATIVE and ABSOLUTE points to: UTF-16, little-endian. Raises Malformed."""
+    try:
+        return raw.decode("utf-16-le").rstrip("\0")
+    except UnicodeDecodeError as error:
+        raise Malformed("a parent locator's name", offset, repr(raw[:32]), "UTF-16") from error
 
 
 def encode_dynamic(header: Dynamic) -> bytes:
