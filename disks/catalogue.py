@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import qcow2, vhd, vmdk_chain, vmdk_flat, vmdk_sparse, vmdk_split, vmdk_stream
+from disks import (
+    qcow2,
+    qcow2_check,
+    vhd,
+    vmdk_chain,
+    vmdk_check,
+    vmdk_flat,
+    vmdk_sparse,
+    vmdk_split,
+    vmdk_stream,
+)
 from disks.backing import Access, Backing
 from disks.check import Checker, Finding, Severity, collect
 from disks.disk import Disk, Format
@@ -18,7 +28,7 @@ from disks.identity import DiskIdentity, identity
 from disks.image import Image
 from disks.linear import create_raw, open_raw
 from disks.opening import open_backing
-from disks.recognise import FORMATS, always_raw, classify, disguised, recognise, resolve
+from disks.recognise import CREATE_TYPES, FORMATS, always_raw, classify, disguised, recognise, resolve
 from disks.vhd_differencing import open_differencing
 from disks.vhdx import create_vhdx, open_vhdx
 from drcore.limits import DISK_BYTES_MAX
@@ -97,7 +107,10 @@ CREATORS: Final[dict[Format, Creator]] = {
     Format.VMDK_TWO_GB_SPARSE: vmdk_split.create_split,
     Format.VMDK_TWO_GB_FLAT: vmdk_split.create_split,
 }
-CHECKERS: Final[dict[Format, Checker]] = {}
+CHECKERS: Final[dict[Format, Checker]] = {
+    **dict.fromkeys(CREATE_TYPES.values(), vmdk_check.check_vmdk),
+    Format.QCOW2: qcow2_check.check_qcow2,
+}
 """Formats that have more to check than what opening them does."""
 
 

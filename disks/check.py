@@ -100,8 +100,11 @@ class Claims:
         self._ends.append(start + length)
         self._places.append(named_at)
 
-    def findings(self, backing: Backing) -> Iterator[Finding]:
-        """What lies behind the end of the file or in one place with something else, and room that nobody claims."""
+    def findings(self, backing: Backing, room_from: int = 0) -> Iterator[Finding]:
+        """What lies behind the end of the file or in one place with something else, and room that nobody claims.
+
+        Below `room_from` the format may leave room without meaning it to be used.
+        """
         order = sorted(range(len(self._starts)), key=self._starts.__getitem__)
         last = -1
         reached = 0
@@ -115,10 +118,10 @@ class Claims:
                 yield damage(self._names[self._owners[each]], self._places[each], seen, "a place of its own")
             if end > reached:
                 reached, last = end, each
-        yield from self._leaks(order, backing)
+        yield from self._leaks(order, backing, room_from)
 
-    def _leaks(self, order: list[int], backing: Backing) -> Iterator[Finding]:
-        first = total = places = reached = 0
+    def _leaks(self, order: list[int], backing: Backing, reached: int) -> Iterator[Finding]:
+        first = total = places = 0
         for start, end in (*((self._starts[each], self._ends[each]) for each in order), (backing.size,) * 2):
             if min(start, backing.size) - reached >= GAP_BYTES_MIN:
                 for at, length in backing.data_runs(reached, min(start, backing.size) - reached):

@@ -99,6 +99,10 @@ class Qcow2Layer:
                 self._tables.popitem(last=False)
             return table
 
+    def l1_entry(self, number: int) -> int:
+        """The L1 table's entry `number`, which was checked at opening; nought for no table."""
+        return self._l1[number]
+
     def _pieces(self, table: "array[int]", base: int, offset: int, stop: int) -> Iterator[Piece]:
         bits, cluster = self._bits, self.header.cluster
         flag = layout.READS_ZERO if self.header.version > 2 else 0

@@ -46,6 +46,7 @@ COMPRESSED: Final = 1 << 62
 READS_ZERO: Final = 1
 OFFSET: Final = 0x00FFFFFFFFFFFE00
 """Bits 9 to 55 of an entry: where a cluster or table lies."""
+REFCOUNT_OFFSET: Final = 0xFFFFFFFFFFFFFE00
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +141,25 @@ def _check(header: Header) -> None:
         raise Malformed("the backing file's name", 8, f"{length} bytes at {at}", wanted)
 
 
-def backing_format(raw: bytes, start: int, end: int) -> str | None:
-    """The backing file's format as a header extension between `start` and `end` names it; raises Malformed."""
-    at = start
+def extensions(raw: bytes, start: int, end: int) -> dict[int, bytes]:
+    """The header extensions between `start` and `end` by their type; raises Malformed."""
+    at, found = start, dict[int, bytes]()
     while at + _EXTENSION.size <= end:
         kind, length = _EXTENSION.unpack_from(raw, at)
         if kind == EXTENSION_END:
-            return None
+            break
         begin = at + _EXTENSION.size
         if begin + length > end:
             raise Malformed("a header extension", at, f"{length} bytes", f"at most {end - begin}")
-        if kind == EXTENSION_BACKING_FORMAT:
-            return raw[begin : begin + length].decode("utf-8", "replace")
+        found[kind] = raw[begin : begin + length]
         at = begin + -(-length // 8) * 8
-    return None
+    return found
+
+
+def backing_format(raw: bytes, start: int, end: int) -> str | None:
+    """The backing file's format as a header extension between `start` and `end` names it; raises Malformed."""
+    found = extensions(raw, start, end).get(EXTENSION_BACKING_FORMAT)
+    return None if found is None else found.decode("utf-8", "replace")
 
 
 def decode_entries(raw: bytes | memoryview) -> "array[int]":
@@ -171,3 +177,16 @@ def compressed_place(entry: int, cluster_bits: int) -> tuple[int, int]:
     offset = entry & (1 << bits) - 1
     sectors = (entry >> bits & (1 << cluster_bits - 8) - 1) + 1
     return offset, sectors * 512 - offset % 512
+
+
+def decode_refcounts(raw: bytes, order: int) -> "array[int]":
+    """The refcounts in a refcount block, of 2^order bits each; those below a byte begin at its lowest bit."""
+    if order < 3:
+        width = 1 << order
+        mask = (1 << width) - 1
+        return array("Q", (byte >> at & mask for byte in raw for at in range(0, 8, width)))
+    counts = array("BHIQ"[order - 3])
+    counts.frombytes(raw)
+    if sys.byteorder == "little":
+        counts.byteswap()
+    return counts

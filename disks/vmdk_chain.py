@@ -175,7 +175,7 @@ def _open_layers(top: Backing, kind: Format, told: Descriptor) -> LayeredDisk:
     uuid, child, below = told.disk_uuid, top, told
     try:
         while below.parent_cid != vmdk_layout.NO_PARENT:
-            child, parent_kind, below = _open_parent(child, below, seen)
+            child, parent_kind, below = open_parent(child, below, seen)
             layers.append(_layer(child, parent_kind, below))
             uuid = uuid or below.disk_uuid
             if layers[-1].size != layers[0].size:
@@ -190,7 +190,7 @@ def _open_layers(top: Backing, kind: Format, told: Descriptor) -> LayeredDisk:
     return LayeredDisk(about, layers)
 
 
-def _open_parent(
+def open_parent(
     child: Backing, told: Descriptor, seen: set[tuple[int, int]]
 ) -> tuple[Backing, Format, Descriptor]:
     """The parent that the child's descriptor tells, open as the child is; closed again where it is not the one."""

@@ -21,7 +21,7 @@ COWD_GRAIN_SECTORS_MAX: Final = 2048
 """A grain is one sector as ESXi makes it; vmkfstools takes up to 1 MiB."""
 # magic, version, flags, sectors, grain, place of the directory, its entries, next free sector
 _COWD: Final = struct.Struct("<4s7I")
-_COWD_UNCLEAN_AT: Final = 1648
+COWD_UNCLEAN_AT: Final = 1648
 
 SE_MAGIC: Final = struct.pack("<Q", 0xCAFEBABE)
 SE_HEADER_BYTES: Final = 512
@@ -95,7 +95,7 @@ def decode_cowd(raw: bytes) -> CowdHeader:
     needed = -(-capacity // (grain * COWD_TABLE_ENTRIES))
     if tables < needed:
         raise Malformed("the entries of the grain directory", 24, str(tables), f"{needed} for the capacity")
-    (unclean,) = struct.unpack_from("<I", raw, _COWD_UNCLEAN_AT)
+    (unclean,) = struct.unpack_from("<I", raw, COWD_UNCLEAN_AT)
     return CowdHeader(capacity, grain, directory, needed, free, bool(unclean))
 
 
