@@ -1,6 +1,8 @@
 """The agent's settings, read once from a TOML file. docs/configuration.md describes every key."""
 
+import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 from agent.errors import ConfigRefused
 from disks.disk import Format
 from drcore.limits import LANES_MAX
+from drcore.secret import Secret
 from drcore.settings import SettingsError, Table
 
 DEFAULT_STATE = Path("/var/lib/homeward/agent")
@@ -25,11 +28,12 @@ class Compression(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SourceConfig:
-    """One source disk."""
+    """One source disk: a path on this machine, or a signed URL of a page blob; then `path` is None."""
 
     disk: uuid.UUID
-    path: Path
+    path: Path | None
     format: Format | None
+    url: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +51,30 @@ class AgentConfig:
     compression: Compression = Compression.AUTO
     lanes: int = 1
     reconnects: int = 0
+    blob_ca_file: Path | None = None
+    """Certificates to trust for signed URLs (PEM); the system's if None."""
 
 
-def load(path: Path) -> AgentConfig:
-    """The settings in the file. Errors: `ConfigRefused` (HW-AGENT-001); an unknown key is one."""
+def load(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfig:
+    """The settings in the file, signed URLs from the environment.
+
+    Errors: `ConfigRefused` (HW-AGENT-001); an unknown key is one.
+    """
     import tomllib  # here: `sync` has no settings file and would wait for it
 
     try:
         with path.open("rb") as file:
             found = tomllib.load(file)
-        return _read(found)
+        return _read(found, os.environ if environment is None else environment)
     except (OSError, tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
         raise ConfigRefused(path=str(path), reason=str(error)) from error
 
 
-def _read(found: dict[str, Any]) -> AgentConfig:
+def _read(found: dict[str, Any], environment: Mapping[str, str]) -> AgentConfig:
     top = Table("", found)
     role = top.table("agent")
     host, port = role.address("masttarget")
-    disks = tuple(_disk(table) for table in top.tables("disk"))
+    disks = tuple(_disk(table, environment) for table in top.tables("disk"))
     top.end()
     if not disks:
         raise SettingsError("no [[disk]] table")
@@ -83,13 +92,22 @@ def _read(found: dict[str, Any]) -> AgentConfig:
         compression=Compression(role.choice("compression", tuple(c.value for c in Compression), "auto")),
         lanes=role.number("lanes", 1, 1, LANES_MAX),
         reconnects=role.number("reconnects", 5, 0, 1000),
+        blob_ca_file=role.path("blob_ca_file") if role.has("blob_ca_file") else None,
     )
     role.end()
     return config
 
 
-def _disk(table: Table) -> SourceConfig:
-    told = table.choice("format", _FORMATS, "")
-    config = SourceConfig(table.uuid("disk"), table.path("path"), Format(told) if told else None)
+def _disk(table: Table, environment: Mapping[str, str]) -> SourceConfig:
+    disk, told = table.uuid("disk"), table.choice("format", _FORMATS, "")
+    variable = table.text("url_variable", "")
+    if variable and (told or table.has("path")):
+        raise SettingsError("[disk] url_variable excludes path and format: a page blob is a fixed VHD")
+    if variable and not environment.get(variable):
+        raise SettingsError(f"the variable {variable} of url_variable is not set")
+    if variable:
+        config = SourceConfig(disk, None, None, Secret(environment[variable].encode()))
+    else:
+        config = SourceConfig(disk, table.path("path"), Format(told) if told else None)
     table.end()
     return config

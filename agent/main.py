@@ -9,12 +9,14 @@ from typing import Final
 from agent.adapters.sent_file import SentFile
 from agent.adapters.source_mark import LocalMark
 from agent.adapters.tcp import TcpConnect
-from agent.config import AgentConfig
-from agent.errors import MasttargetUnreachable
-from agent.ports import Connect
+from agent.config import AgentConfig, SourceConfig
+from agent.errors import MasttargetUnreachable, Stopped
+from agent.ports import Connect, SourceMark
 from agent.sync import Progress, Sync, SyncDisk, SyncPorts, SyncReport
 from disks import catalogue
+from disks.content import DiskContent, read_root
 from disks.digestmap import DigestMap
+from disks.image import Image
 from drcore.clock import Clock, SystemClock
 from drcore.errors import HomewardError, Retry
 from drcore.secret import read_key_file
@@ -41,11 +43,12 @@ class Agent:
         self._clock = clock or SystemClock()
         self._current: Sync | None = None
         self._stopped = False
+        self._proved = Progress()
 
     @property
     def progress(self) -> Progress:
-        """Where the current run stands."""
-        return self._current.standing() if self._current is not None else Progress()
+        """Where the current run stands; of `prove`, what was read."""
+        return self._current.standing() if self._current is not None else self._proved
 
     def stop(self) -> None:
         """`run` ends with `Stopped` (HW-AGENT-007) as soon as it can."""
@@ -89,16 +92,51 @@ class Agent:
                     return report
             self._clock.sleep(wait)
 
+    def prove(self) -> tuple[DiskContent, ...]:
+        """The content root of every source, read again in full; nothing is sent and no master target is asked.
+
+        Errors: `Stopped`, those of the disks.
+        """
+        config = self._config
+        found: list[DiskContent] = []
+        with ExitStack() as stack:
+            opened = [(disk.disk, self._source(disk)[0]) for disk in config.disks]
+            for _, image in opened:
+                stack.callback(image.close)
+            self._proved = Progress(total_bytes=sum(image.size for _, image in opened))
+            for disk, image in opened:
+                before = sum(each.size for each in found)
+
+                def on_bytes(position: int, before: int = before) -> None:
+                    if self._stopped:
+                        raise Stopped()
+                    self._proved.scanned_bytes = before + position
+
+                found.append(DiskContent(disk.hex, image.size, read_root(image, image.size, on_bytes)))
+        return tuple(found)
+
+    def _source(self, config: SourceConfig) -> tuple[Image, SourceMark]:
+        """The source, open for reading, and what tells whether somebody writes to it."""
+        if config.url is not None:
+            from disks.page_blob import (
+                open_page_blob,
+            )  # here: what speaks HTTP is nothing that others wait for
+
+            blob = open_page_blob(config.url, self._config.blob_ca_file, self._clock)
+            return blob, lambda: blob.change_mark or ""
+        assert config.path is not None
+        mark = LocalMark(config.path)
+        return catalogue.open_source(config.path, config.format), mark
+
     def _open(self, stack: ExitStack, index: int) -> SyncDisk:
         config = self._config.disks[index]
-        mark = LocalMark(config.path)
-        disk = catalogue.open_source(config.path, config.format)
-        first_mark = mark()
+        disk, mark = self._source(config)
         stack.callback(disk.close)
+        first_mark = mark()
         sent = SentFile(self._config.state_directory, config.disk.hex)
         stack.callback(sent.close)
         digests = DigestMap(disk.size, self._config.state_directory)
         stack.callback(digests.close)
         return SyncDisk(
-            DiskOffer(config.disk.bytes, disk.size), str(config.path), disk, digests, sent, mark, first_mark
+            DiskOffer(config.disk.bytes, disk.size), str(disk.path), disk, digests, sent, mark, first_mark
         )

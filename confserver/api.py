@@ -21,6 +21,8 @@ from confserver.errors import (
     TokenRefused,
     TransitionIllegal,
 )
+from confserver.items import Item
+from confserver.schedule import Replication
 from confserver.service import Service
 from confserver.shapes import (
     EffectShape,
@@ -55,7 +57,12 @@ VerbName = Literal["reprotect", "replicate", "failback", "commit", "cancel"]
 Inert = Annotated[bool, Query(description="only tell what would be done; touches nothing")]
 
 
-def build(service: Service, store: Store, token: Secret) -> FastAPI:
+ReplicationOf = Callable[[Item], Replication | None]
+
+
+def build(
+    service: Service, store: Store, token: Secret, replication: ReplicationOf = lambda item: None
+) -> FastAPI:
     """The application. Whoever calls has to have the token, but for /openapi.json and /health."""
     app = FastAPI(
         title="homeward configuration server",
@@ -74,35 +81,43 @@ def build(service: Service, store: Store, token: Secret) -> FastAPI:
         """The server answers."""
         return {"status": "ok"}
 
-    _item_routes(app, service, store, [guard], errors)
+    _item_routes(app, service, store, replication, [guard], errors)
     _job_routes(app, service, store, [guard], errors)
     return app
 
 
 def _item_routes(
-    app: FastAPI, service: Service, store: Store, guards: list[Any], errors: dict[int | str, dict[str, Any]]
+    app: FastAPI,
+    service: Service,
+    store: Store,
+    replication: ReplicationOf,
+    guards: list[Any],
+    errors: dict[int | str, dict[str, Any]],
 ) -> None:
+    def shape(item: Item) -> ItemShape:
+        return ItemShape.of(item, replication(item))
+
     @app.get("/items", dependencies=guards, responses=errors)
     def list_items() -> ItemsShape:
         """All items, by name."""
-        return ItemsShape(items=tuple(ItemShape.of(item) for item in store.items()))
+        return ItemsShape(items=tuple(shape(item) for item in store.items()))
 
     @app.post("/items", dependencies=guards, responses=errors)
     def enable_item(told: EnableShape) -> ItemShape:
         """The machine is an item; the same again changes nothing."""
-        return ItemShape.of(service.enable(told.told()))
+        return shape(service.enable(told.told()))
 
     @app.get("/items/{item}", dependencies=guards, responses=errors)
     def show_item(item: str) -> ItemShape:
         """The item of this id or name."""
-        return ItemShape.of(store.item(item))
+        return shape(store.item(item))
 
     @app.post("/items/{item}/events/{event}", dependencies=guards, responses=errors)
     def note_event(
         item: str, event: Literal["complete-migration", "stop-replication", "fail-over"]
     ) -> ItemShape:
         """Something that happened outside is known: it moves the item without a job."""
-        return ItemShape.of(store.move(item, Event(event)))
+        return shape(store.move(item, Event(event)))
 
     @app.get("/items/{item}/preflight", dependencies=guards, responses=errors)
     def preflight(item: str, verb: VerbName = "reprotect") -> PreflightShape:
@@ -115,7 +130,7 @@ def _item_routes(
         if plan:
             made, effects = service.plan(item, verb)
             steps = tuple(EffectShape(**effect) for effect in effects)
-            return PlanShape(item=made.item, verb=verb, generation=made.generation, steps=steps)
+            return PlanShape(item=made.item, verb=made.verb, generation=made.generation, steps=steps)
         return JobShape.of(service.cancel(item) if verb == "cancel" else service.begin(item, verb))
 
 

@@ -62,6 +62,8 @@ class ReplicationConfig:
     sources: tuple[SourceConfig, ...]
     bandwidth: int | None
     blob_ca_file: Path | None
+    interval_seconds: int = 300
+    """From the end of one cycle to the begin of the next: a third of the failback policy's RPO threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,7 @@ def _replication(table: Table, state: Path) -> ReplicationConfig:
         sources=sources,
         bandwidth=table.rate("bandwidth"),
         blob_ca_file=_optional_path(table, "blob_ca_file"),
+        interval_seconds=table.number("interval_seconds", 300, 5, 86400),
     )
     table.end()
     return config

@@ -219,19 +219,6 @@ class ProofFailed(HomewardError):
     target_root: str
 
 
-class BlobUnreadable(HomewardError):
-    """An Azure disk's page blob could not be read."""
-
-    code = "HW-CONF-018"
-    retry = Retry.TRANSIENT
-    what = "the page blob of disk {disk} could not be read"
-    found = "{reason}"
-    expected = "its page ranges and pages"
-    remedy = "check the path to Azure Storage (443) and the clock of this server, then retry the job"
-    disk: str
-    reason: str
-
-
 class TokenRefused(HomewardError):
     """A request came without the right bearer token."""
 

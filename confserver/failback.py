@@ -10,12 +10,13 @@ from typing import Final
 
 from confserver import proofs
 from confserver.errors import DisksNotAsPlanned, HomeRuns, NotDeallocated
-from confserver.items import Plan
+from confserver.items import Home, Plan
 from confserver.ports import AzureVm, CycleReport, DiskProof, Power
 from confserver.reprotect import adopt, cycle, hand_to_masttarget, start_replication, void
 from confserver.states import Event
 from confserver.steps import Step, Verb, Work, move_disks, names, nothing, raise_generation
 from drcore.limits import BACKLOG_BYTES_SMALL, BACKLOG_CYCLES_MAX, SAS_SECONDS
+from drcore.secret import Secret
 
 
 def _catch_up(work: Work) -> None:
@@ -51,7 +52,7 @@ def _start_azure(work: Work) -> None:
     work.azure.start(work.plan.azure_vm)
 
 
-def _with_urls(work: Work, use: Callable[[tuple[str, ...]], None]) -> None:
+def _with_urls(work: Work, use: Callable[[tuple[Secret, ...]], None]) -> None:
     """`use` got a URL for each disk, read from after the machine was stopped; none of them is good any more."""
     _stopped_vm(work)
     with ExitStack() as stack:
@@ -63,7 +64,7 @@ def _with_urls(work: Work, use: Callable[[tuple[str, ...]], None]) -> None:
 
 
 def _final_point(work: Work) -> None:
-    def read(urls: tuple[str, ...]) -> None:
+    def read(urls: tuple[Secret, ...]) -> None:
         found: CycleReport = work.replication.final_cycle(work.plan.order(), urls, work.stopped, work.moved)
         work.moved_in_all(found.bytes_sent)
         work.store.note_point(work.plan.item, found.point, work.clock.now())
@@ -75,7 +76,7 @@ def _final_point(work: Work) -> None:
 def _verify(work: Work) -> None:
     """Both sides hold the same, and the report proves it."""
 
-    def read(urls: tuple[str, ...]) -> None:
+    def read(urls: tuple[Secret, ...]) -> None:
         disks: tuple[DiskProof, ...] = work.replication.proof(
             work.plan.order(), urls, work.stopped, work.moved
         )
@@ -125,7 +126,7 @@ FAILBACK: Final = Verb(
     "failback",
     Event.FAILBACK,
     (
-        raise_generation(),
+        raise_generation(at_masttarget=True),
         Step(
             "catch-up",
             lambda plan: (
@@ -149,7 +150,7 @@ FAILBACK: Final = Verb(
         Step(
             "verify",
             lambda plan: (
-                f"read both sides in full, {plan.bytes_max} bytes each; the proof goes into the report",
+                f"both roles read their side again, {plan.bytes_max} bytes each; the proof goes into the report",
             ),
             _verify,
             _revoke,
@@ -251,3 +252,30 @@ CANCEL: Final = Verb(
         ),
     ),
 )
+
+
+CANCEL_REPROTECT: Final = Verb(
+    "cancel-reprotect",
+    Event.CANCEL,
+    (
+        raise_generation(at_masttarget=True),
+        Step(
+            "release-disks",
+            lambda plan: (f"the master target lets go of {names(plan)}; replication ends",),
+            lambda work: work.replication.stop(work.plan.order()),
+            adopt,
+            "the master target takes the disks again",
+        ),
+        _give_back(),
+        Step(
+            "forget-places",
+            lambda plan: (
+                f"forget where the disks hung; VM {plan.vm} stays off, its disks hold what was replicated last",
+            ),
+            lambda work: work.store.remember_home(work.plan.item, None),
+            lambda work: work.store.remember_home(work.plan.item, Home(work.plan.disks, work.plan.was_on)),
+            "the places are remembered again",
+        ),
+    ),
+)
+"""What `cancel` does for an item that is protected: the reprotect is taken back, the machine in Azure runs on."""

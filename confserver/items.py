@@ -144,7 +144,10 @@ OVER = frozenset({JobStatus.DONE, JobStatus.FAILED})
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One run of a step (phase `do`) or of its way back (phase `undo`). Times in seconds UTC, 0 while open."""
+    """One run of a step (phase `do`) or of its way back (phase `undo`). Times in seconds UTC, 0 while open.
+
+    `done` of `total` bytes are looked at, `bytes` were moved for it; `label` says what it is doing.
+    """
 
     index: int
     name: str
@@ -154,6 +157,9 @@ class StepRecord:
     bytes: int = 0
     bytes_max: int = 0
     failure: str = ""
+    done: int = 0
+    total: int = 0
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from confserver.errors import JobCancelled, JobOver, JobStopped
 from confserver.items import Job, JobStatus, Plan, StepRecord
+from confserver.states import State
 from confserver.steps import Ports, Step, Verb, Work
 from confserver.store import Store
 from drcore.clock import Clock
@@ -21,7 +22,7 @@ from drcore.errors import HomewardError, Retry, coded
 from drcore.secret import Secret
 
 APPLICATION: Final = "homeward"
-WORKFLOW_VERSION: Final = "homeward-jobs-1"
+WORKFLOW_VERSION: Final = "homeward-jobs-2"
 """Raised when the way a job takes through its steps changes: DBOS resumes only jobs of its own version."""
 RECOVERIES_MAX: Final = 1000
 """Restarts that one job outlives; a server that is killed more often than that has another problem."""
@@ -73,6 +74,8 @@ class Jobs:
             self._run(job, attempt)
 
         self._workflow: Callable[[str, int], None] = run
+        self.when_protected: Callable[[str, int], None] = lambda job, attempt: None
+        """Told, within the workflow, of each job (and attempt) that has left its item protected."""
 
     def start(self) -> None:
         """Jobs that a killed server left are going on; those that cannot are stuck and may be undone by a retry."""
@@ -118,6 +121,11 @@ class Jobs:
     # The workflow; it is the same each time it is run again
 
     def _run(self, job: str, attempt: int) -> None:
+        status = self._through_steps(job, attempt)
+        if DBOS.run_step({"name": "end"}, self._end, job, status.value):
+            self.when_protected(job, attempt)
+
+    def _through_steps(self, job: str, attempt: int) -> JobStatus:
         verb = self._verbs[str(DBOS.run_step({"name": "begin"}, self._begin, job, attempt))]
         reached = len(verb.steps) - 1
         if attempt == 1:
@@ -128,17 +136,15 @@ class Jobs:
                     failed, reached = True, number if result["begun"] else number - 1
                     break
             if not failed:
-                DBOS.run_step({"name": "end"}, self._end, job, JobStatus.DONE.value)
-                return
+                return JobStatus.DONE
             DBOS.run_step({"name": "turn back"}, self._turn_back, job)
         else:
             reached = DBOS.run_step({"name": "reached"}, self._reached, job)
         for number in range(reached, -1, -1):
             name = verb.steps[number].name
             if not DBOS.run_step({"name": f"undo {name}"}, self._undo, job, number)["ok"]:
-                DBOS.run_step({"name": "end"}, self._end, job, JobStatus.STUCK.value)
-                return
-        DBOS.run_step({"name": "end"}, self._end, job, JobStatus.FAILED.value)
+                return JobStatus.STUCK
+        return JobStatus.FAILED
 
     # Its steps
 
@@ -153,8 +159,12 @@ class Jobs:
     def _reached(self, job: str) -> int:
         return max((step.index for step in self._store.job(job).steps if step.phase == "do"), default=-1)
 
-    def _end(self, job: str, status: str) -> None:
+    def _end(self, job: str, status: str) -> bool:
+        """Whether cycles of the item go on by themselves: not after one that an operator cancelled."""
         self._store.end_job(job, JobStatus(status), self._clock.now())
+        found = self._store.job(job)
+        cancelled = found.verb == "replicate" and found.status is JobStatus.FAILED and found.cancel_asked
+        return self._store.item(found.item).state is State.PROTECTED and not cancelled
 
     def _do(self, job: str, number: int) -> dict[str, Any]:
         if self._store.cancel_asked(job):

@@ -13,6 +13,7 @@ from confserver.config import ConfserverConfig
 from confserver.errors import ServerUnready
 from confserver.jobs import Engine, Jobs
 from confserver.ports import Azure, VSphere
+from confserver.schedule import Schedule
 from confserver.service import VERBS, Service, Site
 from confserver.steps import Ports
 from confserver.store import Store
@@ -50,7 +51,9 @@ class Server:
         self._jobs = Jobs(engine, self._store, ports, VERBS, clock, config.key)
         site = Site(config.masttarget_os, config.paths)
         service = Service(self._store, self._jobs, ports, TcpNetwork(), clock, site)
-        app = api.build(service, self._store, config.token)
+        interval = config.replication.interval_seconds
+        self._schedule = Schedule(self._jobs, self._store, service.record, clock, interval)
+        app = api.build(service, self._store, config.token, self._schedule.standing)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
         )
@@ -64,6 +67,7 @@ class Server:
     def run(self) -> None:
         """Serves; jobs that a killed server left go on. Jobs under way at the end go on at the next start."""
         self._jobs.start()
+        self._schedule.start()
         try:
             self._uvicorn.run(sockets=[self._socket])
         finally:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from drcore.secret import Secret
+
 
 class Power(Enum):
     """Whether a machine runs."""
@@ -183,8 +185,8 @@ class Azure(Protocol):
         """The machine runs."""
         ...
 
-    def grant_access(self, disk_id: str, seconds: int) -> str:
-        """A URL with which the disk can be read as a page blob (a fixed VHD) for so long. A secret: never logged."""
+    def grant_access(self, disk_id: str, seconds: int) -> Secret:
+        """A URL with which the disk can be read as a page blob (a fixed VHD) for so long."""
         ...
 
     def revoke_access(self, disk_id: str) -> None:
@@ -238,15 +240,37 @@ class DiskProof:
 
 Stopped = Callable[[], bool]
 """Whether the operator wants the work to end; asked at least every second."""
-Moved = Callable[[int], None]
-"""Told now and then how many bytes the work has moved so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where work stands: bytes `moved` so far over the line, or read; `done` of `total` bytes; what is being done."""
+
+    moved: int
+    done: int
+    total: int
+    label: str
+
+
+Moved = Callable[[Standing], None]
+"""Told now and then where the work stands."""
 
 
 class Replication(Protocol):
     """The data path of an item, agent to master target. Errors: HW-CONF-007 when stopped, 010 to 018, coded."""
 
+    def generation(self, order: ReplicaOrder) -> int:
+        """The newest generation that is durable at the master target for any of the disks; 0 where none is.
+
+        Touches nothing. It may be newer than the configuration server's own, whose database was restored.
+        """
+        ...
+
     def start(self, order: ReplicaOrder) -> None:
-        """The master target has taken the disks: each is there, with the UUID and size of the order (adoption)."""
+        """The master target has taken the disks: each is there, with the UUID and size of the order (adoption).
+
+        The order's generation is durable there, as by `fence`.
+        """
         ...
 
     def cycle(self, order: ReplicaOrder, stopped: Stopped, moved: Moved) -> CycleReport:
@@ -254,19 +278,23 @@ class Replication(Protocol):
         ...
 
     def final_cycle(
-        self, order: ReplicaOrder, urls: tuple[str, ...], stopped: Stopped, moved: Moved
+        self, order: ReplicaOrder, urls: tuple[Secret, ...], stopped: Stopped, moved: Moved
     ) -> CycleReport:
-        """The disks at home hold what the page blobs behind the URLs (one for each disk, secret) hold."""
+        """The disks at home hold what the page blobs behind the URLs (one for each disk) hold."""
         ...
 
     def proof(
-        self, order: ReplicaOrder, urls: tuple[str, ...], stopped: Stopped, moved: Moved
+        self, order: ReplicaOrder, urls: tuple[Secret, ...], stopped: Stopped, moved: Moved
     ) -> tuple[DiskProof, ...]:
-        """Both sides' content roots, read in full. It judges nothing."""
+        """Both sides' content roots; each role has read its own medium again in full. It judges nothing."""
         ...
 
     def stop(self, order: ReplicaOrder) -> None:
         """The master target holds none of the disks any more, and no URL or copy of theirs is left here."""
+        ...
+
+    def fence(self, order: ReplicaOrder) -> None:
+        """The order's generation is durable at the master target, which has the disks: older peers are refused."""
         ...
 
     def forget(self, order: ReplicaOrder) -> None:

@@ -589,4 +589,7 @@ FAILBACK_CHECKS: Final = (
 """Before failback."""
 
 BACK_CHECKS: Final = (_ITEM_KNOWN, _VCENTER)
-"""Before commit, cancel and a cycle on demand: their steps ask for everything else as they come to it."""
+"""Before commit and cancel: their steps ask for everything else as they come to it."""
+
+CYCLE_CHECKS: Final = (_ITEM_KNOWN,)
+"""Before a cycle: neither vCenter nor Azure's control plane has a part in it, so it goes on while they are away."""

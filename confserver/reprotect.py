@@ -57,10 +57,17 @@ def _replicate(work: Work) -> None:
 
 def cycle(work: Work) -> int:
     """A cycle of the running machine is published as the item's last point; answers the bytes that had changed."""
+    began = work.clock.now()
     found = work.replication.cycle(work.plan.order(), work.stopped, work.moved)
     work.moved_in_all(found.bytes_sent)
     work.store.note_point(work.plan.item, found.point, work.clock.now())
-    work.report(point=found.point, content_bytes=found.content_bytes, bytes_sent=found.bytes_sent)
+    work.report(
+        point=found.point,
+        content_bytes=found.content_bytes,
+        bytes_sent=found.bytes_sent,
+        cycle_began=began,
+        cycle_seconds=found.seconds,
+    )
     return found.content_bytes
 
 

@@ -8,11 +8,19 @@ from typing import Any, Final, TypeVar
 
 from confserver import preflight
 from confserver.errors import DiskMissing, PreflightRefused
-from confserver.failback import CANCEL, COMMIT, FAILBACK
+from confserver.failback import CANCEL, CANCEL_REPROTECT, COMMIT, FAILBACK
 from confserver.items import Item, ItemDisk, Job, JobStatus, Plan
 from confserver.jobs import Jobs, new_job, require_retryable, side_effects
 from confserver.ports import Network, Power, Vm, VmDisk
-from confserver.preflight import BACK_CHECKS, FAILBACK_CHECKS, REPROTECT_CHECKS, Check, Facts, Path
+from confserver.preflight import (
+    BACK_CHECKS,
+    CYCLE_CHECKS,
+    FAILBACK_CHECKS,
+    REPROTECT_CHECKS,
+    Check,
+    Facts,
+    Path,
+)
 from confserver.reprotect import AGENT_SECONDS_MAX, REPLICATE, REPROTECT
 from confserver.states import State, after
 from confserver.steps import Ports, Verb, disk_on
@@ -21,17 +29,20 @@ from drcore.clock import Clock
 from drcore.errors import HomewardError
 
 VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
-    {verb.name: verb for verb in (REPROTECT, REPLICATE, FAILBACK, COMMIT, CANCEL)}
+    {verb.name: verb for verb in (REPROTECT, REPLICATE, FAILBACK, COMMIT, CANCEL, CANCEL_REPROTECT)}
 )
 CHECKS: Final = MappingProxyType(
     {
         "reprotect": REPROTECT_CHECKS,
         "failback": FAILBACK_CHECKS,
-        "replicate": BACK_CHECKS,
+        "replicate": CYCLE_CHECKS,
         "commit": BACK_CHECKS,
         "cancel": BACK_CHECKS,
+        "cancel-reprotect": BACK_CHECKS,
     }
 )
+FENCING: Final = frozenset({"reprotect", "failback", "cancel", "cancel-reprotect"})
+"""The verbs that raise the item's generation."""
 PRIVILEGES: Final = (
     "VirtualMachine.Config.AddExistingDisk",
     "VirtualMachine.Config.RemoveDisk",
@@ -110,24 +121,30 @@ class Service:
     def plan(self, reference: str, verb: str) -> tuple[Plan, list[dict[str, Any]]]:
         """The plan and every side effect of the verb in order. Touches nothing. Errors: HW-CONF-002, 004, 010."""
         item = self._store.item(reference)
+        verb = _verb_for(item, verb)
         after(item.state, VERBS[verb].event)
         plan = self._make_plan(item, verb)
         return plan, side_effects(VERBS[verb], plan)
 
     def begin(self, reference: str, verb: str, retry_of: str = "") -> Job:
         """The verb's job is under way. Errors: HW-CONF-002, 004, 005, and `PreflightRefused` (HW-CONF-006)."""
+        job = self.record(reference, verb, retry_of)
+        self._jobs.run(job)
+        return job
+
+    def record(self, reference: str, verb: str, retry_of: str = "") -> Job:
+        """The verb's job holds its item and waits to be run. Errors: as `begin`."""
         item = self._store.item(reference)
+        verb = _verb_for(item, verb)
         after(item.state, VERBS[verb].event)
         in_the_way = preflight.refused(self.preflight(reference, verb))
         if in_the_way:
             reasons = "; ".join(f"{check.code} {check.title}: {check.observed}" for check in in_the_way)
             raise PreflightRefused(verb=verb, item=item.name, count=len(in_the_way), reasons=reasons)
         plan = self._make_plan(item, verb)
-        job = self._store.begin_job(
+        return self._store.begin_job(
             new_job(VERBS[verb], plan, self._clock.now(), retry_of), VERBS[verb].event
         )
-        self._jobs.run(job)
-        return job
 
     def retry(self, reference: str) -> Job:
         """A failed job's verb runs anew as a new job; a stuck job goes on with its undo. Errors: HW-CONF-003, 008."""
@@ -138,7 +155,7 @@ class Service:
         return self.begin(job.item, job.verb, retry_of=job.id)
 
     def cancel(self, reference: str) -> Job:
-        """The item's job will end and undo, or, when it has none, the failback is cancelled by a job of its own."""
+        """The item's job will end and undo; when it has none, a job of its own takes the failback or reprotect back."""
         item = self._store.item(reference)
         if item.job:
             return self._jobs.cancel(item.job)
@@ -153,20 +170,24 @@ class Service:
             vm = self._ports.vsphere.vm(item.vm)
             disks, was_on = _places(item, vm), vm.power is Power.ON
         azure = {disk.disk: disk.azure_disk for disk in item.disks}
-        fencing = verb in ("reprotect", "failback", "cancel")
-        return Plan(
+        plan = Plan(
             verb=verb,
             item=item.id,
             vm=item.vm,
             masttarget=item.masttarget,
             azure_vm=item.azure_vm,
-            generation=item.generation + 1 if fencing else item.generation,
+            generation=item.generation,
             disks=disks,
             azure_disks=tuple(azure[disk.uuid] for disk in disks),
             was_on=was_on,
             snapshot=f"homeward-failback-{item.id}",
             agent_deadline=item.failed_over_at + AGENT_SECONDS_MAX,
         )
+        if verb not in FENCING:
+            return plan
+        # A database that was restored may know an older one than the master target, where generations never fall.
+        newest = max(item.generation, self._ports.replication.generation(plan.order()))
+        return replace(plan, generation=newest + 1)
 
     # Facts
 
@@ -181,8 +202,9 @@ class Service:
                 return None
 
         vsphere = self._ports.vsphere
+        checks = CHECKS[verb]
         item = ask("item", lambda: self._store.item(reference))
-        vcenter = ask("vcenter", vsphere.vcenter)
+        vcenter = ask("vcenter", vsphere.vcenter) if checks is not CYCLE_CHECKS else None
         nobody = Facts(
             item=item,
             azure=None,
@@ -198,7 +220,7 @@ class Service:
             now=self._clock.now(),
             gaps=gaps,
         )
-        if item is None or CHECKS[verb] is BACK_CHECKS:
+        if item is None or checks in (BACK_CHECKS, CYCLE_CHECKS):
             return nobody
         facts = replace(
             nobody,
@@ -234,6 +256,11 @@ class Service:
             and other.masttarget == item.masttarget
             and other.state in (State.REPROTECTING, State.CANCELLING)
         )
+
+
+def _verb_for(item: Item, verb: str) -> str:
+    """The verb that is meant: of an item that is protected, `cancel` takes the reprotect back."""
+    return CANCEL_REPROTECT.name if verb == "cancel" and item.state is State.PROTECTED else verb
 
 
 def _places(item: Item, vm: Vm) -> tuple[VmDisk, ...]:

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from confserver.items import Item, ItemDisk, Job, StepRecord
+from confserver.items import Health, Item, ItemDisk, Job, StepRecord
 from confserver.preflight import Check, Result
-from confserver.service import Enabling
+from confserver.schedule import RPO_SECONDS, Replication
+from confserver.service import VERBS, Enabling
 from drcore.limits import MASTTARGET_DISKS_MAX
 
 
@@ -58,8 +59,39 @@ class EnableShape(Shape):
         )
 
 
+class ReplicationShape(Shape):
+    """Where an item's replication stands; of its cycles the last good one. Bytes and seconds are numbers."""
+
+    interval_seconds: int
+    rpo_seconds: int
+    last_cycle_at: str | None
+    last_cycle_seconds: float
+    changed_bytes: int
+    sent_bytes: int
+    lag_seconds: float
+    next_cycle_at: str | None
+    waits_for: str | None
+    last_failure: str | None
+
+    @classmethod
+    def of(cls, found: Replication) -> "ReplicationShape":
+        """The standing's shape."""
+        return cls(
+            interval_seconds=found.interval_seconds,
+            rpo_seconds=RPO_SECONDS,
+            last_cycle_at=_time(found.last_cycle_at),
+            last_cycle_seconds=round(found.last_cycle_seconds, 3),
+            changed_bytes=found.changed_bytes,
+            sent_bytes=found.sent_bytes,
+            lag_seconds=round(found.lag_seconds, 1),
+            next_cycle_at=_time(found.next_cycle_at),
+            waits_for=found.waits_for or None,
+            last_failure=found.last_failure or None,
+        )
+
+
 class ItemShape(Shape):
-    """An item."""
+    """An item. `replication` is there while it is protected."""
 
     id: str
     name: str
@@ -75,15 +107,17 @@ class ItemShape(Shape):
     disks: tuple[DiskShape, ...]
     last_point: str | None
     last_point_at: str | None
+    replication: ReplicationShape | None
 
     @classmethod
-    def of(cls, item: Item) -> "ItemShape":
-        """The item's shape."""
+    def of(cls, item: Item, replication: Replication | None) -> "ItemShape":
+        """The item's shape; one that is later than the policy allows is not healthy."""
+        late = replication is not None and replication.late and item.health is Health.HEALTHY
         return cls(
             id=item.id,
             name=item.name,
             state=item.state.value,
-            health=item.health.value,
+            health=Health.WARNING.value if late else item.health.value,
             direction="Azure to on-premises",
             generation=item.generation,
             job=item.job or None,
@@ -94,6 +128,7 @@ class ItemShape(Shape):
             disks=tuple(DiskShape(disk=disk.disk, azure_disk=disk.azure_disk) for disk in item.disks),
             last_point=item.last_point or None,
             last_point_at=_time(item.last_point_at),
+            replication=None if replication is None else ReplicationShape.of(replication),
         )
 
 
@@ -104,7 +139,10 @@ class ItemsShape(Shape):
 
 
 class StepShape(Shape):
-    """One run of a step; phase `do` or `undo`. `failure` is an error's code."""
+    """One run of a step; phase `do` or `undo`. `failure` is an error's code.
+
+    `bytes` were moved, of at most `bytes_max`; the work is `done` of `total` bytes, which `label` names.
+    """
 
     name: str
     phase: str
@@ -112,6 +150,9 @@ class StepShape(Shape):
     ended: str | None
     bytes: int
     bytes_max: int
+    done: int
+    total: int
+    label: str
     failure: str | None
 
     @classmethod
@@ -124,12 +165,18 @@ class StepShape(Shape):
             ended=_time(step.ended),
             bytes=step.bytes,
             bytes_max=step.bytes_max,
+            done=step.done,
+            total=step.total,
+            label=step.label,
             failure=step.failure or None,
         )
 
 
 class JobShape(Shape):
-    """A job. In the list of jobs `steps` is empty. `error` is a coded error object."""
+    """A job. In the list of jobs `steps` is empty. `error` is a coded error object.
+
+    `planned` names every step of the verb in order; `steps` has those that have begun.
+    """
 
     id: str
     item: str
@@ -143,6 +190,7 @@ class JobShape(Shape):
     attempt: int
     error: dict[str, str] | None
     report: dict[str, Any]
+    planned: tuple[str, ...]
     steps: tuple[StepShape, ...]
 
     @classmethod
@@ -161,6 +209,7 @@ class JobShape(Shape):
             attempt=job.attempt,
             error=job.error or None,
             report=job.report,
+            planned=tuple(step.name for step in VERBS[job.verb].steps),
             steps=tuple(StepShape.of(step) for step in job.steps),
         )
 

@@ -32,6 +32,8 @@ class State(Enum):
     COMMITTED = "committed"
     """Home for good."""
     CANCELLING = "cancelling"
+    UNPROTECTING = "unprotecting"
+    """A reprotect is being taken back: the disks return to the VM at home, replication ends."""
 
 
 class Event(Enum):
@@ -60,6 +62,9 @@ TRANSITIONS: Final = MappingProxyType(
         (State.PROTECTED, Event.REPLICATE): State.REPLICATING,
         (State.REPLICATING, Event.DONE): State.PROTECTED,
         (State.REPLICATING, Event.UNDONE): State.PROTECTED,
+        (State.PROTECTED, Event.CANCEL): State.UNPROTECTING,
+        (State.UNPROTECTING, Event.DONE): State.FAILED_OVER,
+        (State.UNPROTECTING, Event.UNDONE): State.PROTECTED,
         (State.PROTECTED, Event.FAILBACK): State.FAILING_BACK,
         (State.FAILING_BACK, Event.DONE): State.FAILED_BACK,
         (State.FAILING_BACK, Event.UNDONE): State.PROTECTED,
@@ -75,7 +80,14 @@ TRANSITIONS: Final = MappingProxyType(
 """From (state, event) to the next state."""
 
 AT_WORK: Final = frozenset(
-    {State.REPROTECTING, State.REPLICATING, State.FAILING_BACK, State.COMMITTING, State.CANCELLING}
+    {
+        State.REPROTECTING,
+        State.REPLICATING,
+        State.FAILING_BACK,
+        State.COMMITTING,
+        State.CANCELLING,
+        State.UNPROTECTING,
+    }
 )
 """The states in which a job holds the item."""
 

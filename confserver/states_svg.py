@@ -15,6 +15,7 @@ _PLACES: Final = {
     State.REPLICATING: (880, 60),
     State.FAILING_BACK: (880, 320),
     State.CANCELLING: (560, 320),
+    State.UNPROTECTING: (410, 190),
     State.FAILED_BACK: (700, 450),
     State.COMMITTING: (420, 560),
     State.COMMITTED: (130, 560),

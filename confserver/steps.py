@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from confserver.errors import DiskMissing
 from confserver.items import Plan
-from confserver.ports import Azure, Replication, Vm, VmDisk, VSphere
+from confserver.ports import Azure, Replication, Standing, Vm, VmDisk, VSphere
 from confserver.states import Event
 from confserver.store import Store
 from drcore.clock import Clock
@@ -55,16 +55,16 @@ class Work:
         """Whether the operator wants the job to end; a way back is never stopped."""
         return self.phase == "do" and self.store.cancel_asked(self.job)
 
-    def moved(self, count: int) -> None:
-        """The step has moved so many bytes so far; written down about once a second."""
+    def moved(self, standing: Standing) -> None:
+        """The step's work stands there; written down about once a second."""
         now = self.clock.monotonic()
         if now - self._noted >= NOTE_SECONDS:
             self._noted = now
-            self.store.note_bytes(self.job, self.phase, self._number, count)
+            self.store.note_progress(self.job, self.phase, self._number, standing)
 
     def moved_in_all(self, count: int) -> None:
-        """The step moved so many bytes."""
-        self.store.note_bytes(self.job, self.phase, self._number, count)
+        """The step moved so many bytes; nothing of it is left to do."""
+        self.store.note_progress(self.job, self.phase, self._number, Standing(count, 0, 0, ""))
 
     def report(self, **entries: Any) -> None:
         """The job's report has these entries."""
@@ -104,12 +104,22 @@ def nothing(_: Work) -> None:
     """There is nothing to undo; the step's `way_back` says why."""
 
 
-def raise_generation() -> Step:
-    """The step that fences off everybody who still works for an earlier verb (generations never fall)."""
+def raise_generation(*, at_masttarget: bool = False) -> Step:
+    """The step that fences off everybody who still works for an earlier verb (generations never fall).
+
+    With `at_masttarget` it has the disks already and refuses older agents from now on; without, it does so from the
+    step in which it takes the disks.
+    """
+
+    def do(work: Work) -> None:
+        if at_masttarget:
+            work.replication.fence(work.plan.order())
+        work.store.raise_generation(work.plan.item, work.plan.generation)
+
     return Step(
         "raise-generation",
-        lambda plan: (f"the item's generation becomes {plan.generation}",),
-        lambda work: work.store.raise_generation(work.plan.item, work.plan.generation),
+        lambda plan: (f"the item's generation becomes {plan.generation}; agents of older ones are refused",),
+        do,
         nothing,
         "none: a generation never falls, the next verb takes the one after",
     )

@@ -5,7 +5,7 @@ server finds either all of them or none.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from confserver.errors import ItemBusy, ItemExists, ItemMissing, JobMissing, JobOver, StoreFailed
 from confserver.items import OVER, Health, Home, Item, ItemDisk, Job, JobStatus, Plan, StepRecord
+from confserver.ports import Standing
 from confserver.states import AT_WORK, Event, State, after
 
 _META: Final = sa.MetaData()
@@ -62,6 +63,10 @@ _STEPS: Final = sa.Table(
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("bytes_max", sa.BigInteger, nullable=False),
     sa.Column("failure", sa.Text, nullable=False),
+    # How far the step's work is: `done` of `total` bytes, and what it is doing.
+    sa.Column("done", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("label", sa.String(255), nullable=False),
 )
 BUSY_SECONDS: Final = 30
 """How long SQLite waits for another writer: longer than any transaction here takes on a slow disk."""
@@ -231,6 +236,15 @@ class Store:
         with self._transaction() as connection:
             return tuple(_job(row, ()) for row in connection.execute(query).mappings())
 
+    def last_jobs(self, item: str, verbs: Sequence[str]) -> tuple[Job | None, Job | None]:
+        """The item's newest job, and its newest one of these verbs that is done; without their steps."""
+        newest = sa.select(_JOBS).where(_JOBS.c.item == item).order_by(_JOBS.c.number.desc()).limit(1)
+        good = newest.where(_JOBS.c.verb.in_(verbs), _JOBS.c.status == JobStatus.DONE.value)
+        with self._transaction() as connection:
+            rows = [connection.execute(query).mappings().first() for query in (newest, good)]
+        one, other = (_job(row, ()) if row is not None else None for row in rows)
+        return one, other
+
     def unfinished_jobs(self) -> tuple[Job, ...]:
         """The jobs that a server has to run on after its start."""
         over = [JobStatus.DONE.value, JobStatus.FAILED.value, JobStatus.STUCK.value]
@@ -330,16 +344,20 @@ class Store:
                         bytes=0,
                         bytes_max=step.bytes_max,
                         failure="",
+                        done=0,
+                        total=0,
+                        label="",
                     )
                 )
             else:
                 connection.execute(_STEPS.update().where(key).values(ended=0.0, failure=""))
 
-    def note_bytes(self, job: str, phase: str, number: int, count: int) -> None:
-        """So many bytes were moved by the step so far."""
+    def note_progress(self, job: str, phase: str, number: int, standing: Standing) -> None:
+        """The step's work stands there."""
         key = sa.and_(_STEPS.c.job == job, _STEPS.c.phase == phase, _STEPS.c.number == number)
+        values = {"done": standing.done, "total": standing.total, "label": standing.label[:255]}
         with self._transaction() as connection:
-            connection.execute(_STEPS.update().where(key).values(bytes=count))
+            connection.execute(_STEPS.update().where(key).values(bytes=standing.moved, **values))
 
     def end_step(self, job: str, phase: str, number: int, now: float, failure: str) -> None:
         """The step has ended; `failure` is the code of its error or empty."""
@@ -419,4 +437,7 @@ def _step(row: RowMapping) -> StepRecord:
         bytes=row["bytes"],
         bytes_max=row["bytes_max"],
         failure=row["failure"],
+        done=row["done"],
+        total=row["total"],
+        label=row["label"],
     )

@@ -97,6 +97,8 @@ PAGE_BLOB_READ_BYTES_MAX: Final = 4 * MIB
 """One ranged GET of a page blob: a span of the disk; larger ones gain nothing and lose more when one breaks."""
 PAGE_BLOB_READS_MAX: Final = 4
 """Ranged GETs under way for one read: 16 MiB fill a gigabit link at 100 ms."""
+CONTENT_READ_BYTES_MAX: Final = 16 * MIB
+"""What is read at once for a content root: of a page blob as many ranged GETs as may be under way."""
 PAGE_BLOB_ATTEMPTS_MAX: Final = 7
 """A call of the blob service is made so often: with doubling pauses from half a second that bridges half a minute,
 in which Azure moves a busy partition."""

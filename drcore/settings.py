@@ -50,6 +50,10 @@ class Table:
     def _where(self, key: str) -> str:
         return f"[{self._name}] {key}" if self._name else key
 
+    def has(self, key: str) -> bool:
+        """Whether the key is there and was not asked for yet."""
+        return key in self._values
+
     def text(self, key: str, default: object = _MISSING) -> str:
         """A string."""
         return str(self._take(key, str, default))

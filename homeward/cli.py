@@ -19,6 +19,7 @@ from drcore.settings import SettingsError, parse_rate
 from drcore.units import BLOCK_BYTES
 from homeward import show
 from homeward.errors import NotConfirmed, UsageRefused
+from homeward.status import status_option, telling
 from homeward.stopping import Interrupt
 
 if TYPE_CHECKING:
@@ -49,19 +50,36 @@ path_argument = click.Path(path_type=Path)
 
 
 class _Commands(click.Group):
-    """The commands below and those of the configuration server, which are imported when one of them is asked for."""
+    """The commands below and further ones, which are imported when one of them is asked for."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name) or self._control().get(cmd_name)
+        return super().get_command(ctx, cmd_name) or self._further().get(cmd_name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *self._control()])
+        return sorted([*super().list_commands(ctx), *self._further()])
 
-    @staticmethod
-    def _control() -> dict[str, click.Command]:
+    def _further(self) -> dict[str, click.Command]:
         from homeward import control
 
         return {str(command.name): command for command in control.COMMANDS}
+
+
+class _AgentVerbs(_Commands):
+    """The agent's verbs."""
+
+    def _further(self) -> dict[str, click.Command]:
+        from homeward import role_verbs
+
+        return {str(command.name): command for command in role_verbs.AGENT_VERBS}
+
+
+class _MasttargetVerbs(_Commands):
+    """The master target's verbs."""
+
+    def _further(self) -> dict[str, click.Command]:
+        from homeward import role_verbs
+
+        return {str(command.name): command for command in role_verbs.MASTTARGET_VERBS}
 
 
 @dataclass(slots=True)
@@ -375,7 +393,7 @@ def _confirmed(source: Path, source_told: str | None, target: Path, told: str | 
     return True
 
 
-@cli.group()
+@cli.group(cls=_MasttargetVerbs)
 def masttarget() -> None:
     """The master target: receives disks at home."""
 
@@ -406,15 +424,16 @@ def serve(config_path: Path, once: bool, until_stdin_closes: bool, as_json: bool
     master.run(once=once)
 
 
-@cli.group()
+@cli.group(cls=_AgentVerbs)
 def agent() -> None:
     """The agent: reads the disks of a failed-over machine and ships what differs."""
 
 
 @agent.command("sync")
 @click.option("--config", "config_path", type=path_argument, required=True, help="The settings file (TOML).")
+@status_option
 @json_option
-def agent_sync(config_path: Path, as_json: bool) -> None:
+def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
     """Runs one cycle: brings the item's disks at the master target up to date."""
     from agent import config as settings
     from agent.main import Agent
@@ -426,7 +445,11 @@ def agent_sync(config_path: Path, as_json: bool) -> None:
         show.say(f"connecting again in {show.duration(wait)}")
 
     role = Agent(settings.load(config_path), on_retry)
-    with Interrupt(role.stop), show.progress(lambda: _standing(role)):
+
+    def standing() -> show.Standing:
+        return _standing(role)
+
+    with Interrupt(role.stop), show.progress(standing), telling(status, standing):
         report = role.run()
     seconds = round(time.monotonic() - began, 3)
     cpu = round(_cpu_seconds(), 3)

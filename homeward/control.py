@@ -7,14 +7,16 @@ from typing import Any
 
 import click
 
-from agent.errors import Stopped
+from drcore.secret import read_key_file
 from homeward import server as remote
 from homeward import show
+from homeward import watch as watching
+from homeward.errors import ProofRefused
 from homeward.server import Client, server_option, token_option
 from homeward.stopping import Interrupt
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-NO = 1
+NO, INTERRUPTED = 1, 130
 
 
 @click.group()
@@ -186,24 +188,48 @@ def list_jobs(item: str, server: str, token_file: Path | None, as_json: bool) ->
 
 @jobs.command("show")
 @click.argument("job")
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="Check the proof in the report with the item's key (key_file of the server's [replication]).",
+)
 @server_option
 @token_option
 @json_option
-def show_job(job: str, server: str, token_file: Path | None, as_json: bool) -> None:
+def show_job(job: str, key_file: Path | None, server: str, token_file: Path | None, as_json: bool) -> None:
     """Shows a job with its steps and its report."""
     found = Client(server, token_file).get(f"/jobs/{job}")
+    if key_file is not None:
+        _check_proof(found, key_file)
     _answer(found, as_json, lambda: remote.show_job(found))
+    if key_file is not None and not as_json:
+        show.answer(f"  checked with {key_file}: authentic")
+
+
+def _check_proof(job: dict[str, Any], key_file: Path) -> None:
+    """The job's proof was made with this key. Errors: `ProofRefused` (HW-HOME-012), `KeyFileRefused` (HW-CORE-001)."""
+    from confserver.proofs import authentic
+
+    proof = job["report"].get("proof")
+    key = read_key_file(key_file)
+    reason = "no proof in the report" if proof is None else "a tag that another key made, or other content"
+    if proof is None or not authentic(proof, key):
+        raise ProofRefused(job=job["id"], key_file=str(key_file), reason=reason)
 
 
 @jobs.command("watch")
-@click.argument("job")
+@click.argument("reference", metavar="ITEM|JOB")
 @server_option
 @token_option
 @json_option
 @click.pass_obj
-def watch_job(run: Any, job: str, server: str, token_file: Path | None, as_json: bool) -> None:
-    """Shows a job's steps as they happen, until it is over. Exit 1: it failed. Ctrl-C leaves the job alone."""
-    _watch(run, Client(server, token_file), job, as_json)
+def watch_job(run: Any, reference: str, server: str, token_file: Path | None, as_json: bool) -> None:
+    """Shows a job's steps as they happen, until it is over; of an item, those of its newest job.
+
+    Exit 1: it failed. Ctrl-C ends the watching (exit 130) and leaves the job alone.
+    """
+    client = Client(server, token_file)
+    _watch(run, client, watching.resolve(client, reference), as_json)
 
 
 @jobs.command("cancel")
@@ -232,14 +258,22 @@ COMMANDS = (confserver, items, preflight, *VERBS, jobs)
 
 
 def _watch(run: Any, client: Client, job: str, as_json: bool) -> None:
-    interrupt = Interrupt()
+    interrupt = Interrupt(words="the watching ends, the job goes on; once more to leave at once")
     with interrupt:
-        found = remote.wait_for(client, job, lambda: interrupt.asked)
-    if interrupt.asked and found["status"] not in remote.OVER:
+        found = watching.watch(client, job, lambda: interrupt.asked)
+    if found["status"] not in remote.OVER:
         show.say(f"the job goes on: homeward jobs watch {job}")
-        raise Stopped()
-    run.exit_code = 0 if found["status"] == remote.GOOD else NO
-    _answer(found, as_json, lambda: remote.show_job(found))
+        run.exit_code = INTERRUPTED
+    else:
+        run.exit_code = 0 if found["status"] == remote.GOOD else NO
+
+    def tell() -> None:
+        if found["status"] in remote.OVER:
+            for line in watching.outcome(found):
+                show.answer(line)
+        remote.show_proof(found)
+
+    _answer(found, as_json, tell)
 
 
 def _answer(found: Any, as_json: bool, for_people: Any) -> None:

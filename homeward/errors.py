@@ -118,3 +118,29 @@ class OutputFailed(HomewardError):
     expected = "a stdout that takes it"
     remedy = "the work itself is done; make room where stdout leads, and run the same command again to see the result"
     reason: str
+
+
+class NothingToWatch(HomewardError):
+    """The item has had no job yet."""
+
+    code = "HW-HOME-011"
+    what = "there is nothing to watch"
+    found = "no job of item {item} yet"
+    expected = "a job that runs or ran"
+    remedy = "start one: homeward reprotect {item}"
+    item: str
+
+
+class ProofRefused(HomewardError):
+    """The proof in a job's report was not made with this key, or was changed since."""
+
+    code = "HW-HOME-012"
+    what = "the proof of job {job} is not authentic"
+    found = "{reason}"
+    expected = "a proof whose tag the key in {key_file} makes"
+    remedy = (
+        "check that it is the key_file of the server's [replication]; if it is, somebody changed the report"
+    )
+    job: str
+    key_file: str
+    reason: str

@@ -1,8 +1,6 @@
 """The verbs of the configuration server: clients of its REST API, never of its database."""
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +13,6 @@ from homeward.errors import ServerUnreachable, TokenMissing
 from wireproto.errors import PeerReported
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8443"
-POLL_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 120.0
 OVER: Final = frozenset({"done", "failed", "stuck"})
 GOOD: Final = "done"
@@ -112,8 +109,32 @@ def show_item(item: dict[str, Any]) -> None:
         ("job", item["job"] or "none"),
     ):
         show.answer(f"{word:14} {value}")
+    if item["replication"]:
+        for word, value in _replication_words(item["replication"]):
+            show.answer(f"{word:14} {value}")
     for disk in item["disks"]:
         show.answer(f"{'disk':14} {disk['disk']}  {disk['azure_disk'].rpartition('/')[2]}")
+
+
+def _replication_words(found: dict[str, Any]) -> list[tuple[str, str]]:
+    last = "none yet"
+    if found["last_cycle_at"]:
+        last = (
+            f"{found['last_cycle_at']}, took {show.duration(found['last_cycle_seconds'])}: "
+            f"{show.size(found['changed_bytes'])} had changed, {show.size(found['sent_bytes'])} sent"
+        )
+    every = show.duration(found["interval_seconds"])
+    then = found["next_cycle_at"] or f"waits for {found['waits_for'] or 'a first cycle'}"
+    lag = show.duration(found["lag_seconds"]) if found["last_cycle_at"] else "not known yet"
+    over = " (EXCEEDED)" if found["lag_seconds"] > found["rpo_seconds"] else ""
+    words = [
+        ("last cycle", last),
+        ("next cycle", f"{then}, one every {every}"),
+        ("lag", f"{lag} of {show.duration(found['rpo_seconds'])} allowed{over}"),
+    ]
+    if found["last_failure"]:
+        words.append(("newest cycle", f"failed: {found['last_failure']}; see homeward jobs list"))
+    return words
 
 
 MARKS: Final = {"ok": "ok  ", "no": "NO  ", "warn": "warn", "unknown": "?   ", "wait": "wait"}
@@ -153,45 +174,33 @@ def show_jobs(jobs: list[dict[str, Any]]) -> None:
 
 def show_job(job: dict[str, Any]) -> None:
     """A job with its steps and its report."""
-    show.answer(f"job {job['id']}: {job['verb']} of {job['item']}, {job['status']}")
+    from homeward.watch import outcome, standing_words, step_line
+
+    show.answer(f"job {job['id']}: {job['verb']} of item {job['item']}, {job['status']}")
     for step in job["steps"]:
-        show.answer(_step_line(step))
-    if job["error"]:
-        error = job["error"]
-        show.answer(f"{error['code']}: {error['error']}; found {error['found']}; do: {error['remedy']}")
+        show.answer(step_line(step))
+        if not step["ended"] and step["total"]:
+            show.answer(f"      {standing_words(step, 0.0, None)}")
+    if job["status"] in OVER:
+        for line in outcome(job):
+            show.answer(line)
+    show_proof(job)
+
+
+def show_proof(job: dict[str, Any]) -> None:
+    """The proof in the job's report, if there is one."""
     proof = job["report"].get("proof")
-    if proof:
-        show.answer(f"proof of point {proof['point']}, both sides read again in full:")
-        for disk in proof["disks"]:
-            show.answer(f"  disk {disk['disk']}")
-            show.answer(f"    source {disk['source_content_root']}")
-            show.answer(f"    target {disk['target_content_root']}")
-        show.answer(f"  authenticated with the item's key: {proof['hmac_sha256']}")
-
-
-def _step_line(step: dict[str, Any]) -> str:
-    mark = "x" if step["failure"] else "+" if step["ended"] else ">"
-    undo = "undo " if step["phase"] == "undo" else ""
-    moved = f"  {show.size(step['bytes'])}" if step["bytes"] else ""
-    if step["bytes_max"] and not step["ended"]:
-        moved += f" of at most {show.size(step['bytes_max'])}"
-    failure = f"  {step['failure']}" if step["failure"] else ""
-    return f"  {mark} {step['started'] or '':24}  {undo}{step['name']}{moved}{failure}"
-
-
-def wait_for(client: Client, job: str, stopped: Callable[[], bool]) -> dict[str, Any]:
-    """The job when it is over, or when the watcher was stopped; its steps appear on stderr as they begin and end."""
-    told: set[tuple[int, bool]] = set()
-    while True:
-        found: dict[str, Any] = client.get(f"/jobs/{job}")
-        for number, step in enumerate(found["steps"]):
-            key = (number, bool(step["ended"] or step["failure"]))
-            if key not in told:
-                told.add(key)
-                show.say(_step_line(step))
-        if found["status"] in OVER or stopped():
-            return found
-        time.sleep(POLL_SECONDS)
+    if not proof:
+        return
+    show.answer(f"proof of point {proof['point']}: each role read its own medium again, in full")
+    for disk in proof["disks"]:
+        same = disk["source_content_root"] == disk["target_content_root"]
+        show.answer(
+            f"  disk {disk['disk']}, {show.size(disk['size'])}: {'the same' if same else 'DIFFERENT'}"
+        )
+        show.answer(f"    in Azure  {disk['source_content_root']}")
+        show.answer(f"    at home   {disk['target_content_root']}")
+    show.answer(f"  authenticated with the item's key: {proof['hmac_sha256']}")
 
 
 server_option = click.option(

@@ -8,8 +8,13 @@ from collections.abc import Callable
 class Interrupt:
     """Within it, Ctrl-C and SIGTERM ask the work to stop instead of tearing it down."""
 
-    def __init__(self, stop: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        stop: Callable[[], None] | None = None,
+        words: str = "stopping in order; once more to leave at once",
+    ) -> None:
         self._stop = stop
+        self._words = f"{words}\n".encode()
         self.asked = False
 
     def _ask(self, number: int, frame: object) -> None:
@@ -17,9 +22,7 @@ class Interrupt:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.asked = True
-        os.write(
-            2, b"stopping in order; once more to leave at once\n"
-        )  # a buffered write is not for a handler
+        os.write(2, self._words)  # a buffered write is not for a handler
         if self._stop is not None:
             self._stop()
 

@@ -23,11 +23,12 @@ from confserver.errors_azure import (
 from confserver.ports import AzureDisk, AzureVm, Power
 from drcore.clock import Clock, SystemClock
 from drcore.errors import HomewardError
+from drcore.secret import Secret
 
 if TYPE_CHECKING:
     from confserver.adapters.azure_arm import Call, Deadline, Document
 
-__all__ = ["AzureSettings", "ResourceManagerAzure", "SignedUrl"]
+__all__ = ["AzureSettings", "ResourceManagerAzure"]
 
 MACHINE_VERSION: Final = "2024-07-01"
 DISK_VERSION: Final = "2024-03-02"
@@ -43,24 +44,6 @@ POWERS: Final = {"running": Power.ON, "stopped": Power.OFF, "deallocated": Power
 """The end of Azure's PowerState code; whatever else stands there is on its way."""
 SETTLE_LOOKS: Final = 6
 """The instance view may lag behind an operation that has ended; so often it is looked at, a poll apart."""
-
-
-class SignedUrl(str):
-    """A URL that is a key: str, repr and formats show `***`. `reveal` gives the text, as encoding and JSON do."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "***"
-
-    __str__ = __repr__
-
-    def __format__(self, specification: str) -> str:
-        return "***"
-
-    def reveal(self) -> str:
-        """The URL itself."""
-        return str.__str__(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +110,7 @@ class ResourceManagerAzure:
         self._arm.run(call, f"{place.path}/start", MACHINE_VERSION, deadline)
         self._settle(call, place, (Power.ON, False), deadline)
 
-    def grant_access(self, disk_id: str, seconds: int) -> SignedUrl:
+    def grant_access(self, disk_id: str, seconds: int) -> Secret:
         """A URL with which the disk (or snapshot) is readable for so long; an older one is good no more.
 
         Granted already, the access is revoked and granted anew: Azure would answer the old URL with what is left of
@@ -150,7 +133,7 @@ class ResourceManagerAzure:
             found = document.get("accessSAS") or document["properties"]["output"]["accessSAS"]
             if not isinstance(found, str) or not found.startswith("https://"):
                 raise ValueError("accessSAS is no https URL")
-        return SignedUrl(found)
+        return Secret(found.encode())
 
     def revoke_access(self, disk_id: str) -> None:
         """No URL to the disk is good any more, which was looked at afterwards. Errors: AzureDiskMissing, ….

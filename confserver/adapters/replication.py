@@ -8,21 +8,24 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from confserver.adapters.content import content_root, image_root
-from confserver.adapters.page_blob import PageBlob
-from confserver.adapters.role_process import Masttarget, run_agent
+from confserver.adapters.role_process import Masttarget, agent_verb, masttarget_verb, run
 from confserver.config import ReplicationConfig
-from confserver.errors import DatastoreUnmapped, JobCancelled, OtherDisk, RoleFailed, SourceUnknown
+from confserver.errors import DatastoreUnmapped, OtherDisk, RoleFailed, SourceUnknown
 from confserver.ports import CycleReport, DiskProof, Moved, ReplicaDisk, ReplicaOrder, Stopped
 from disks import catalogue
 from drcore.clock import Clock
+from drcore.errors import HomewardError
+from drcore.secret import Secret
 from drcore.units import SECTOR_BYTES
+
+_Found = TypeVar("_Found")
 
 _PATH: Final = re.compile(r"^\[([^\[\]/]+)\] (.+)$")
 DISK_IN_USE: Final = "HW-DISKS-010"
@@ -38,24 +41,29 @@ class LocalReplication:
         self._clock = clock
         self._sources = {source.disk: source for source in config.sources}
 
+    def generation(self, order: ReplicaOrder) -> int:
+        # In a directory of its own: a question leaves nothing behind and meets no session that is under way.
+        with tempfile.TemporaryDirectory(prefix="homeward-") as scratch:
+            settings = _write(Path(scratch) / "masttarget.toml", self._masttarget(order))
+            (found,) = run([masttarget_verb("show", settings)], _never, _unwatched)
+        return max((int(disk["generation"]) for disk in found["disks"]), default=0)
+
     def start(self, order: ReplicaOrder) -> None:
-        for disk in order.disks:
-            path = self._local(disk)
-            image = catalogue.open_source(path)
-            try:
-                found = catalogue.identity(image)
-            finally:
-                image.close()
-            own = (found.disk_uuid or "").replace("-", "").replace(" ", "").lower()
-            if own != disk.disk or found.size != disk.size:
-                raise OtherDisk(
-                    path=disk.path,
-                    found_uuid=own or "none",
-                    found_bytes=found.size,
-                    wanted_uuid=disk.disk,
-                    wanted_bytes=disk.size,
-                )
-        self._place(order).mkdir(mode=0o700, parents=True, exist_ok=True)
+        def recognise() -> None:
+            for disk in order.disks:
+                self._recognise(disk)
+
+        self._patiently(recognise)
+        self.fence(order)
+
+    def fence(self, order: ReplicaOrder) -> None:
+        settings = self._write_masttarget(order)
+
+        def adopt() -> None:
+            verb = masttarget_verb("adopt", settings, "--generation", str(order.generation))
+            run([verb], _never, _unwatched)
+
+        self._patiently(adopt)
 
     def cycle(self, order: ReplicaOrder, stopped: Stopped, moved: Moved) -> CycleReport:
         sources = []
@@ -63,37 +71,34 @@ class LocalReplication:
             source = self._sources.get(disk.disk)
             if source is None:
                 raise SourceUnknown(disk=disk.disk)
-            sources.append((source.path, source.format))
-        return self._session(order, sources, stopped, moved)
+            sources.append({"path": str(source.path), "format": source.format})
+        return self._session(order, _Sources(sources), stopped, moved)
 
     def final_cycle(
-        self, order: ReplicaOrder, urls: tuple[str, ...], stopped: Stopped, moved: Moved
+        self, order: ReplicaOrder, urls: tuple[Secret, ...], stopped: Stopped, moved: Moved
     ) -> CycleReport:
-        """As the port says. The blobs' data ranges are staged in sparse files here, gone afterwards."""
-        place = self._place(order)
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sources = [(place / f"{disk.disk}.raw", "raw") for disk in order.disks]
-        try:
-            for disk, url, (path, _) in zip(order.disks, urls, sources, strict=True):
-                self._stage(disk, url, path, stopped, moved)
-            return self._session(order, sources, stopped, moved)
-        finally:
-            for path, _ in sources:
-                path.unlink(missing_ok=True)
+        """As the port says; the agent reads the blobs themselves, only where their page ranges hold data."""
+        return self._session(order, _signed(urls), stopped, moved)
 
     def proof(
-        self, order: ReplicaOrder, urls: tuple[str, ...], stopped: Stopped, moved: Moved
+        self, order: ReplicaOrder, urls: tuple[Secret, ...], stopped: Stopped, moved: Moved
     ) -> tuple[DiskProof, ...]:
-        proofs = []
-        for disk, url in zip(order.disks, urls, strict=True):
-            on_bytes = _watch(stopped, moved)
-            with ExitStack() as stack:
-                blob = PageBlob(disk.disk, url, self._config.blob_ca_file)
-                stack.callback(blob.close)
-                source = content_root(blob.size, blob.pieces(), on_bytes)
-            target = image_root(self._local(disk), on_bytes)
-            proofs.append(DiskProof(disk.disk, disk.size, source, target))
-        return tuple(proofs)
+        sources = _signed(urls)
+        targets = self._write_masttarget(order)
+        settings = _write(self._place(order) / "agent.toml", self._agent(order, sources, 0))
+
+        def prove() -> list[dict[str, Any]]:
+            verbs = [
+                agent_verb("prove", settings, sources.environment),
+                masttarget_verb("prove", targets, watched=True),
+            ]
+            return run(verbs, stopped, moved)
+
+        ours, theirs = self._patiently(prove)
+        return tuple(
+            DiskProof(disk.disk, disk.size, source["content_root"], target["content_root"])
+            for disk, source, target in zip(order.disks, ours["disks"], theirs["disks"], strict=True)
+        )
 
     def stop(self, order: ReplicaOrder) -> None:
         """As the port says; no role runs between cycles, so there are only files to remove."""
@@ -106,27 +111,26 @@ class LocalReplication:
     # One session
 
     def _session(
-        self, order: ReplicaOrder, sources: list[tuple[Path, str]], stopped: Stopped, moved: Moved
+        self, order: ReplicaOrder, sources: "_Sources", stopped: Stopped, moved: Moved
     ) -> CycleReport:
-        for pause in (*HANDOVER_SECONDS, 0.0):
+        return self._patiently(lambda: self._try(order, sources, stopped, moved))
+
+    def _patiently(self, action: Callable[[], _Found]) -> _Found:
+        for pause in HANDOVER_SECONDS:
             try:
-                return self._try(order, sources, stopped, moved)
-            except RoleFailed as error:
-                if error.role_code != DISK_IN_USE or not pause:
+                return action()
+            except HomewardError as error:
+                code = error.role_code if isinstance(error, RoleFailed) else error.code
+                if code != DISK_IN_USE:
                     raise
             self._clock.sleep(pause)
-        raise AssertionError
+        return action()
 
-    def _try(
-        self, order: ReplicaOrder, sources: list[tuple[Path, str]], stopped: Stopped, moved: Moved
-    ) -> CycleReport:
-        place = self._place(order)
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings = _write(place / "masttarget.toml", self._masttarget(order))
-        with Masttarget(settings, place / "masttarget.log") as masttarget:
-            agent = _write(place / "agent.toml", self._agent(order, sources, masttarget.port))
-            found = run_agent(agent, place / "agent.log", stopped)
-        moved(int(found["bytes_sent"]))
+    def _try(self, order: ReplicaOrder, sources: "_Sources", stopped: Stopped, moved: Moved) -> CycleReport:
+        settings = self._write_masttarget(order)
+        with Masttarget(settings, settings.with_name("masttarget.log")) as masttarget:
+            agent = _write(self._place(order) / "agent.toml", self._agent(order, sources, masttarget.port))
+            (found,) = run([agent_verb("sync", agent, sources.environment)], stopped, moved)
         return CycleReport(
             point=str(found["point"]),
             content_bytes=sum(disk["sectors_sent"] for disk in found["disks"]) * SECTOR_BYTES,
@@ -134,6 +138,28 @@ class LocalReplication:
             seconds=float(found["seconds"]),
             roots=tuple(str(disk["root"]) for disk in found["disks"]),
         )
+
+    def _recognise(self, disk: ReplicaDisk) -> None:
+        """The disk at its path has the plan's UUID and size. Errors: `OtherDisk` (HW-CONF-011)."""
+        image = catalogue.open_source(self._local(disk))
+        try:
+            found = catalogue.identity(image)
+        finally:
+            image.close()
+        own = (found.disk_uuid or "").replace("-", "").replace(" ", "").lower()
+        if own != disk.disk or found.size != disk.size:
+            raise OtherDisk(
+                path=disk.path,
+                found_uuid=own or "none",
+                found_bytes=found.size,
+                wanted_uuid=disk.disk,
+                wanted_bytes=disk.size,
+            )
+
+    def _write_masttarget(self, order: ReplicaOrder) -> Path:
+        place = self._place(order)
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _write(place / "masttarget.toml", self._masttarget(order))
 
     def _masttarget(self, order: ReplicaOrder) -> list[Mapping[str, Any]]:
         role = {
@@ -155,9 +181,7 @@ class LocalReplication:
         ]
         return [role, *disks]
 
-    def _agent(
-        self, order: ReplicaOrder, sources: list[tuple[Path, str]], port: int
-    ) -> list[Mapping[str, Any]]:
+    def _agent(self, order: ReplicaOrder, sources: "_Sources", port: int) -> list[Mapping[str, Any]]:
         role: dict[str, Any] = {
             "": "[agent]",
             "masttarget": f"127.0.0.1:{port}",
@@ -170,9 +194,11 @@ class LocalReplication:
         }
         if self._config.bandwidth is not None:
             role["bandwidth"] = str(self._config.bandwidth)
+        if self._config.blob_ca_file is not None:
+            role["blob_ca_file"] = str(self._config.blob_ca_file)
         disks = [
-            {"": "[[disk]]", "disk": str(uuid.UUID(disk.disk)), "path": str(path), "format": kind}
-            for disk, (path, kind) in zip(order.disks, sources, strict=True)
+            {"": "[[disk]]", "disk": str(uuid.UUID(disk.disk)), **source}
+            for disk, source in zip(order.disks, sources.keys, strict=True)
         ]
         return [role, *disks]
 
@@ -192,36 +218,29 @@ class LocalReplication:
             raise DatastoreUnmapped(path=disk.path, reason="a path that leads out of its datastore")
         return path
 
-    def _stage(self, disk: ReplicaDisk, url: str, path: Path, stopped: Stopped, moved: Moved) -> None:
-        """The file holds what the blob holds, sparse where the blob is. Errors: HW-CONF-007, 011, 018."""
-        blob = PageBlob(disk.disk, url, self._config.blob_ca_file)
-        try:
-            if blob.size != disk.size:
-                raise OtherDisk(
-                    path=disk.azure_disk,
-                    found_uuid=disk.disk,
-                    found_bytes=blob.size,
-                    wanted_uuid=disk.disk,
-                    wanted_bytes=disk.size,
-                )
-            on_bytes = _watch(stopped, moved)
-            with open(path, "wb", opener=_private) as file:
-                file.truncate(blob.size)
-                for offset, content in blob.pieces():
-                    file.seek(offset)
-                    file.write(content)
-                    on_bytes(offset + len(content))
-        finally:
-            blob.close()
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where the agent reads: the keys of each `[[disk]]`, and the environment that holds what no file may hold."""
+
+    keys: list[dict[str, str]]
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def _watch(stopped: Stopped, moved: Moved) -> Callable[[int], None]:
-    def on_bytes(count: int) -> None:
-        if stopped():
-            raise JobCancelled()
-        moved(count)
+def _signed(urls: tuple[Secret, ...]) -> _Sources:
+    variables = [f"HOMEWARD_SOURCE_URL_{number}" for number in range(len(urls))]
+    texts = [url.reveal().decode() for url in urls]
+    return _Sources(
+        [{"url_variable": variable} for variable in variables], dict(zip(variables, texts, strict=True))
+    )
 
-    return on_bytes
+
+def _never() -> bool:
+    return False
+
+
+def _unwatched(_: object) -> None:
+    pass
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,15 +1,20 @@
-"""The other roles as processes of this machine, through the command line: started, listened to, ended."""
+"""The other roles as processes of this machine, through the command line: started, listened to, ended.
+
+Where a role's work stands is in its status file (docs/configuration.md), which is read a few times a second.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from confserver.errors import JobCancelled, RoleDied, RoleFailed
-from confserver.ports import Stopped
+from confserver.ports import Moved, Standing, Stopped
 
 POLL_SECONDS: Final = 0.2
 STOP_SECONDS_MAX: Final = 120.0
@@ -53,27 +58,107 @@ class Masttarget:
         self._process.stdout.close()
 
 
-def run_agent(config: Path, log: Path, stopped: Stopped) -> dict[str, Any]:
-    """The report of one cycle. Errors: `JobCancelled`, `RoleFailed`, `RoleDied` (HW-CONF-007, 014, 015)."""
-    process = _spawn(_command("agent", "sync", config), log, stdin=subprocess.DEVNULL)
-    assert process.stdout is not None
-    asked = False
-    with process.stdout as stdout:
-        while process.poll() is None:
+class RoleVerb:
+    """A verb of a role that works and reports, as a process; a context that leaves nothing of it behind.
+
+    `environment` is added to this process's own: secrets go there and never on a command line or into a file.
+    """
+
+    def __init__(
+        self, role: str, words: list[str], log: Path, environment: Mapping[str, str], status: Path | None
+    ) -> None:
+        self._role, self._log, self._status = role, log, status
+        if status is not None:
+            status.unlink(missing_ok=True)
+            words = [*words, "--status", str(status)]
+        self._process = _spawn(words, log, subprocess.DEVNULL, {**os.environ, **environment})
+
+    @property
+    def running(self) -> bool:
+        """Whether it still works."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """It ends in order, soon."""
+        if self.running:
+            self._process.terminate()
+
+    def standing(self) -> Standing | None:
+        """Where its work stands; None before it says so."""
+        if self._status is None:
+            return None
+        try:
+            found = json.loads(self._status.read_bytes())
+            return Standing(found["moved"], found["done"], found["total"], found["label"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def report(self) -> dict[str, Any]:
+        """What it printed, once it has ended. Errors: `RoleFailed`, `RoleDied` (HW-CONF-014, 015)."""
+        assert self._process.stdout is not None
+        text = self._process.stdout.read()
+        status = self._process.wait()
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise RoleDied(role=self._role, status=f"exit status {status}", log=str(self._log)) from None
+        if "code" in found:
+            raise failed(self._role, found)
+        return found
+
+    def __enter__(self) -> "RoleVerb":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdout is not None
+        if self.running:
+            self._process.kill()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def agent_verb(verb: str, config: Path, environment: Mapping[str, str]) -> RoleVerb:
+    """The agent's verb at work; log and status file lie beside its settings."""
+    log, status = config.with_name("agent.log"), config.with_name("agent.status")
+    return RoleVerb("agent", _command("agent", verb, config), log, environment, status)
+
+
+def masttarget_verb(verb: str, config: Path, *options: str, watched: bool = False) -> RoleVerb:
+    """The master target's verb at work, likewise; only those that take long have a status file."""
+    log, status = config.with_name("masttarget.log"), config.with_name("masttarget.status")
+    words = [*_command("masttarget", verb, config), *options]
+    return RoleVerb("master target", words, log, {}, status if watched else None)
+
+
+def run(verbs: list[RoleVerb], stopped: Stopped, moved: Moved) -> list[dict[str, Any]]:
+    """The reports of verbs that work at the same time. Errors: `JobCancelled`, those of `RoleVerb.report`."""
+    with ExitStack() as stack:
+        for verb in verbs:
+            stack.enter_context(verb)
+        asked = False
+        while any(verb.running for verb in verbs):
             if not asked and stopped():
                 asked = True
-                process.terminate()
+                for verb in verbs:
+                    verb.stop()
             time.sleep(POLL_SECONDS)
-        text = stdout.read()
-    if asked:
-        raise JobCancelled()
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError:
-        raise RoleDied(role="agent", status=f"exit status {process.returncode}", log=str(log)) from None
-    if "code" in found:
-        raise failed("agent", found)
-    return found
+            told = [standing for verb in verbs if (standing := verb.standing()) is not None]
+            if told:
+                moved(_together(told))
+        if asked:
+            raise JobCancelled()
+        return [verb.report() for verb in verbs]
+
+
+def _together(told: list[Standing]) -> Standing:
+    """One standing for several."""
+    label = told[0].label if len(told) == 1 else "; ".join(each.label for each in told)
+    return Standing(
+        sum(each.moved for each in told),
+        sum(each.done for each in told),
+        sum(each.total for each in told),
+        label,
+    )
 
 
 def failed(role: str, found: dict[str, Any]) -> RoleFailed:
@@ -92,12 +177,19 @@ def _command(role: str, verb: str, config: Path) -> list[str]:
     return [sys.executable, "-m", "homeward", role, verb, "--json", "--config", str(config)]
 
 
-def _spawn(command: list[str], log: Path, stdin: int) -> "subprocess.Popen[bytes]":
+def _spawn(
+    command: list[str], log: Path, stdin: int, environment: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         # A session of its own: Ctrl-C at the server's terminal is the server's to handle.
         return subprocess.Popen(
-            command, stdin=stdin, stdout=subprocess.PIPE, stderr=descriptor, start_new_session=True
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=descriptor,
+            start_new_session=True,
+            env=environment,
         )
     finally:
         os.close(descriptor)

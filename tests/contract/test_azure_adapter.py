@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from confserver.adapters.azure import ResourceManagerAzure, SignedUrl
+from confserver.adapters.azure import ResourceManagerAzure
 from confserver.adapters.azure_arm import Call, ResourceManager
 from confserver.adapters.azure_settings import AzureSettings
 from confserver.errors_azure import (
@@ -218,12 +218,12 @@ def test_granted_access_reads_the_disk_until_it_is_revoked(
     azure.deallocate(identity)
     first = azure.grant_access(disk, 600)
     assert azure.vm(identity).disks[1].state == "ActiveSAS"
-    old = open_page_blob(Secret(first.encode()), Path(endpoints.certificate))
+    old = open_page_blob(first, Path(endpoints.certificate))
     second = azure.grant_access(disk, 600)
     with pytest.raises(PageBlobRefused):
         old.read(0, memoryview(bytearray(512)))
     old.close()
-    new = open_page_blob(Secret(second.encode()), Path(endpoints.certificate))
+    new = open_page_blob(second, Path(endpoints.certificate))
     into = bytearray(SIZE)
     new.read(0, memoryview(into))
     assert bytes(into) == random.Random(1).randbytes(SIZE)
@@ -250,7 +250,7 @@ def test_grant_that_a_killed_step_began_is_replaced(
     body = {"access": "Read", "durationInSeconds": 600}
     assert driver.ask("POST", f"disks/{machine}-os/beginGetAccess", body).status_code == 202
     url = azure.grant_access(driver.path(f"disks/{machine}-os"), 600)
-    open_page_blob(Secret(url.encode()), Path(endpoints.certificate)).close()
+    open_page_blob(url, Path(endpoints.certificate)).close()
     azure.revoke_access(driver.path(f"disks/{machine}-os"))
 
 
@@ -285,7 +285,7 @@ def test_snapshot_of_a_running_machines_disk_is_exported(
     body = {"location": "westeurope", "properties": {"creationData": creation}}
     driver.run("PUT", f"snapshots/{machine}-now", body)
     snapshot = driver.path(f"snapshots/{machine}-now")
-    assert azure.grant_access(snapshot, 600).startswith("https://")
+    assert azure.grant_access(snapshot, 600).reveal().startswith(b"https://")
     azure.revoke_access(snapshot)
     driver.run("DELETE", f"snapshots/{machine}-now")
 
@@ -539,15 +539,6 @@ def test_missing_packages_are_named(settings: AzureSettings, monkeypatch: pytest
         ResourceManagerAzure(settings)
 
 
-def test_signed_url_shows_itself_in_no_way_of_writing_it() -> None:
-    url = SignedUrl("https://h/c/b?sig=secret")
-    for shown in (str(url), repr(url), f"{url}", f"{url!r:>9}", f"{url:>9}", f"{[url]}"):
-        assert "secret" not in shown
-    assert url.reveal() == "https://h/c/b?sig=secret"
-    assert type(url.reveal()) is str
-    assert url.encode() == b"https://h/c/b?sig=secret"
-
-
 def test_no_token_or_signed_url_is_in_errors_traces_logs_or_representations(
     azure: ResourceManagerAzure,
     settings: AzureSettings,
@@ -559,9 +550,10 @@ def test_no_token_or_signed_url_is_in_errors_traces_logs_or_representations(
     identity, disk = vm_id(driver, machine), driver.path(f"disks/{machine}-os")
     azure.deallocate(identity)
     url = azure.grant_access(disk, 600)
-    signature = url.reveal().partition("sig=")[2].partition("&")[0]
+    text = url.reveal().decode()
+    signature = text.partition("sig=")[2].partition("&")[0]
     jwt = "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl"
-    words = f"see {url.reveal()} or sig={signature}, token {TOKEN}, Bearer opaque-secret or {jwt}"
+    words = f"see {text} or sig={signature}, token {TOKEN}, Bearer opaque-secret or {jwt}"
     hidden = (signature, TOKEN, "opaque-secret", jwt)
     shown = [repr(url), str(url), repr(settings), repr(azure)]
     verbs: tuple[tuple[str, str, Callable[[], object]], ...] = (

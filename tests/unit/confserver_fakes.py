@@ -20,13 +20,17 @@ from confserver.ports import (
     CycleReport,
     Datastore,
     DiskProof,
+    Moved,
     Power,
     ReplicaOrder,
     Snapshot,
+    Standing,
+    Stopped,
     Vcenter,
     Vm,
     VmDisk,
 )
+from drcore.secret import Secret
 
 MIB = 1024 * 1024
 DISKS = (
@@ -103,6 +107,7 @@ class World:
                     "azure": "on",
                     "agent_ready": True,
                     "taken": False,
+                    "generation": 0,
                     "grants": [],
                     "points": 0,
                     "cycles": [0, 0, 0],
@@ -272,12 +277,12 @@ class FakeAzure:
             assert state["home_power"] == "off", "two running sides"
             self.world.change("start-azure", azure="on")
 
-    def grant_access(self, disk_id: str, seconds: int) -> str:
+    def grant_access(self, disk_id: str, seconds: int) -> Secret:
         state = self.world.read()
         assert state["azure"] == "off", "a final read of a running machine"
         if disk_id not in state["grants"]:
             self.world.set(grants=[*state["grants"], disk_id])
-        return f"https://blob/{disk_id}?sig=secret"
+        return Secret(f"https://blob/{disk_id}?sig=secret".encode())
 
     def revoke_access(self, disk_id: str) -> None:
         state = self.world.read()
@@ -294,29 +299,39 @@ class FakeReplication:
     def _present(self) -> None:
         assert set(self.world.read()["on"].values()) == {"mt"}, "disks are not on the master target"
 
+    def generation(self, order: ReplicaOrder) -> int:
+        found: int = self.world.read()["generation"]
+        return found
+
     def start(self, order: ReplicaOrder) -> None:
         self._present()
-        if not self.world.read()["taken"]:
-            self.world.change("take-disks", taken=True)
+        state = self.world.read()
+        assert order.generation >= state["generation"], "an older peer"
+        if not state["taken"]:
+            self.world.change("take-disks", taken=True, generation=order.generation)
+        self.fence(order)
 
-    def cycle(
-        self, order: ReplicaOrder, stopped: Callable[[], bool], moved: Callable[[int], None]
-    ) -> CycleReport:
+    def fence(self, order: ReplicaOrder) -> None:
+        if order.generation > self.world.read()["generation"]:
+            self._present()
+            self.world.change(f"fence {order.generation}", generation=order.generation)
+
+    def cycle(self, order: ReplicaOrder, stopped: Stopped, moved: Moved) -> CycleReport:
         self._present()
         state = self.world.read()
         assert state["taken"]
         assert state["azure"] == "on"
         changed, *rest = state["cycles"] or [0]
-        moved(changed)
+        moved(Standing(changed, changed, changed, "comparing"))
         self.world.change(f"cycle {order.generation}", points=state["points"] + 1, cycles=rest, written=True)
         return self._report(changed)
 
     def final_cycle(
         self,
         order: ReplicaOrder,
-        urls: tuple[str, ...],
-        stopped: Callable[[], bool],
-        moved: Callable[[int], None],
+        urls: tuple[Secret, ...],
+        stopped: Stopped,
+        moved: Moved,
     ) -> CycleReport:
         self._present()
         state = self.world.read()
@@ -330,9 +345,9 @@ class FakeReplication:
     def proof(
         self,
         order: ReplicaOrder,
-        urls: tuple[str, ...],
-        stopped: Callable[[], bool],
-        moved: Callable[[int], None],
+        urls: tuple[Secret, ...],
+        stopped: Stopped,
+        moved: Moved,
     ) -> tuple[DiskProof, ...]:
         lie = self.world.read()["lie"]
         return tuple(DiskProof(disk.disk, disk.size, "cc", lie or "cc") for disk in order.disks)

@@ -46,6 +46,7 @@ WAYS = {
     "failback": ("reprotect",),
     "commit": ("reprotect", "failback"),
     "cancel": ("reprotect", "failback"),
+    "cancel-reprotect": ("reprotect",),
 }
 """What has to be done before a verb."""
 

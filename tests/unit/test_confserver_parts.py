@@ -1,49 +1,18 @@
-"""Content roots, settings and the local data path's refusals."""
+"""Settings and the local data path's refusals."""
 
-import os
-import random
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 
 from confserver import config
-from confserver.adapters.content import content_root, image_root
 from confserver.adapters.network import TcpNetwork
 from confserver.adapters.replication import LocalReplication
 from confserver.config import ReplicationConfig, SourceConfig
 from confserver.errors import ConfigRefused, DatastoreUnmapped, OtherDisk, SourceUnknown
 from confserver.ports import ReplicaDisk, ReplicaOrder
 from drcore.clock import SystemClock
-from drcore.units import BLOCK_BYTES
 
-SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 DISK = "6000c29" + "1" * 25
-
-
-def plain_root(data: bytes) -> str:
-    """The definition, read aloud."""
-    starts = range(0, len(data), BLOCK_BYTES)
-    return blake3(b"".join(blake3(data[at : at + BLOCK_BYTES]).digest() for at in starts)).hexdigest()
-
-
-@pytest.mark.parametrize("size", [512, BLOCK_BYTES, 3 * BLOCK_BYTES + 512, 5 * BLOCK_BYTES])
-def test_a_content_root_is_the_same_however_much_of_the_zeroes_is_told(tmp_path: Path, size: int) -> None:
-    print(f"SEED={SEED}")
-    chance = random.Random(SEED)
-    for _ in range(20):
-        data = b"".join(chance.choice((bytes(BLOCK_BYTES), chance.randbytes(BLOCK_BYTES))) for _ in range(6))[
-            :size
-        ]
-        told = [
-            (at, data[at : at + BLOCK_BYTES])
-            for at in range(0, size, BLOCK_BYTES)
-            if any(data[at : at + BLOCK_BYTES]) or chance.random() < 0.5
-        ]
-        assert content_root(size, told, lambda count: None) == plain_root(data)
-    image = tmp_path / "disk.raw"
-    image.write_bytes(data)
-    assert image_root(image, lambda count: None) == plain_root(data)
 
 
 def order(path: str = "[vmfs1] web.vmdk", size: int = 4096) -> ReplicaOrder:
