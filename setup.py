@@ -21,7 +21,7 @@ if os.environ.get("HOMEWARD_SANITIZE") == "1":
         "-fno-sanitize-recover=undefined",
     ]
     LINK = ["-fsanitize=address,undefined"]
-LIBRARIES = {"pack": ["lz4"]}
+LIBRARIES = {"pack": ["lz4"], "undo": ["lz4"]}
 
 
 def extension(source: Path) -> Extension:

@@ -142,3 +142,14 @@ AZURE_BUSY_PAUSE_SECONDS_MAX: Final = 15.0
 """Between two questions whether another operation has ended: power verbs take about a minute."""
 AZURE_MESSAGE_CHARACTERS_MAX: Final = 400
 """What an error repeats of Azure's own words."""
+
+SEGMENT_BYTES: Final = 32 * MIB
+"""A segment of the retention journal: what pruning gives back at once, and what an opening reads at most again."""
+UNDO_PIECE_BYTES: Final = 1 * MIB
+"""Old content that is read and packed at once: it stays in a core's own cache, and 60 disks have one each."""
+UNDO_FLUSH_BYTES: Final = 4 * MIB
+"""Undo records that wait for no one are flushed after so much, so that the write that needs them need not wait."""
+RETENTION_SECONDS: Final = 24 * 3600
+"""The failback policy keeps every point for so long (R137)."""
+POINTS_LINE_BYTES_MAX: Final = 64 * KIB
+"""A line of the list of points: a point of 60 disks has 12 KiB."""

@@ -12,7 +12,7 @@ from disks.disk import Disk
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import COMMIT_BYTES, COMMIT_SECONDS
-from masttarget.journal import AppliedFrame, Journal
+from masttarget.journal import AppliedFrame, Journal, undo_mark
 from masttarget.target import Applied
 
 Acknowledge = Callable[[int, int], None]
@@ -44,6 +44,8 @@ class GroupCommit:
         self._stopping = False
         self.failure: HomewardError | None = None
         self.durable_bytes = 0
+        self.undo_place: Callable[[], tuple[int, int]] | None = None
+        """Answers how far the retention journal is durable, where there is one."""
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
 
     def start(self) -> None:
@@ -126,7 +128,8 @@ class GroupCommit:
     def _commit(self, batch: _Batch) -> None:
         if batch.written_bytes:
             self._disk.flush()
-        self._journal.append_applied(batch.frames)
+        mark = [undo_mark(self.undo_place())] if self.undo_place is not None else []
+        self._journal.append_applied([*mark, *batch.frames])
         self.durable_bytes += batch.written_bytes
         for acknowledge, streams in batch.due.items():
             for stream, sequence in streams.items():

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drcore.limits import RETENTION_SECONDS
 from drcore.settings import SettingsError, Table
 from masttarget.errors import ConfigRefused
 
+NO_PATH = Path("/")
 DEFAULT_STATE = Path("/var/lib/homeward/masttarget")
 
 
@@ -36,6 +38,11 @@ class MasttargetConfig:
     key_file: Path
     state_directory: Path
     disks: tuple[DiskConfig, ...] = field(default=())
+    retention: Path | None = None
+    """Where old contents and recovery points are kept; None: nowhere."""
+    retention_own_volume: bool = True
+    """Whether that has to be a volume of its own (R065 to R071)."""
+    retention_seconds: float = RETENTION_SECONDS
 
 
 def load(path: Path) -> MasttargetConfig:
@@ -57,6 +64,9 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     state = role.path("state_directory", DEFAULT_STATE)
     key_file = role.path("key_file")
     keep_record = role.flag("keep_record", default=True)
+    retention = role.path("retention", NO_PATH)
+    own_volume = role.flag("retention_own_volume", default=True)
+    hours = role.number("retention_hours", RETENTION_SECONDS // 3600, 1, 24 * 366)
     role.end()
     disks = tuple(_disk(table, state, keep_record) for table in top.tables("disk"))
     top.end()
@@ -64,7 +74,8 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
         raise SettingsError("two [[disk]] tables have the same disk UUID")
     if len({disk.path for disk in disks}) != len(disks):
         raise SettingsError("two [[disk]] tables have the same path")
-    return MasttargetConfig(host, port, key_file, state, disks)
+    where = None if retention == NO_PATH else retention
+    return MasttargetConfig(host, port, key_file, state, disks, where, own_volume, hours * 3600.0)
 
 
 def _disk(table: Table, state: Path, keep_record: bool) -> DiskConfig:

@@ -36,6 +36,9 @@ _RECORD: Final = struct.Struct("<II")
 _FRAME: Final = struct.Struct("<QHHIQ")
 _RUN: Final = struct.Struct("<QQ")
 _ZERO_RUN: Final = 1 << 63
+UNDO_MARK_STREAM: Final = 0xFFFF
+"""The stream of a record that is no frame: the retention journal was durable up to segment (in the place of the
+session) and byte (of the sequence) before the frames of the same group were written."""
 APPLIED_BYTES_MAX: Final = 1024 * 1024
 """Of one record: a data frame of 1 MiB changes at most 4,096 blocks, 32 bytes each when none are neighbours."""
 
@@ -112,6 +115,11 @@ class AppliedFrame:
     stream: int
     sequence: int
     runs: tuple[AppliedRun, ...]
+
+
+def undo_mark(place: tuple[int, int]) -> AppliedFrame:
+    """The record that says how far the retention journal is durable."""
+    return AppliedFrame(place[0], UNDO_MARK_STREAM, place[1], ())
 
 
 def encode_start(disk: bytes) -> bytes:

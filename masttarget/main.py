@@ -13,10 +13,12 @@ from drcore.clock import SystemClock
 from drcore.secret import read_key_file
 from masttarget.adapters.files import LocalStore
 from masttarget.adapters.listen import Listener, listen
+from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.config import MasttargetConfig
 from masttarget.errors import ConfigRefused
 from masttarget.ports import Log, TargetStore
 from masttarget.receive import Reception
+from masttarget.retention import Policy, Retention
 
 
 class Master:
@@ -36,6 +38,10 @@ class Master:
         self._log = log
         self._once = False
         self._idle = threading.Event()
+        retention = None
+        if config.retention is not None:
+            policy = Policy(config.retention_seconds)
+            retention = Retention(RetentionFiles(config.retention), clock, policy, log)
         self._listener = Listener(listening or listen(config.host, config.port), shared, clock)
         self._reception = Reception(
             config.disks,
@@ -45,6 +51,7 @@ class Master:
             os.urandom,
             log,
             self._session_ended,
+            retention,
         )
 
     @property

@@ -19,9 +19,11 @@ from masttarget.errors import (
     TargetMissing,
     TargetTooSmall,
 )
-from masttarget.journal import CleanClose, CycleRecord, Journal
+from masttarget.journal import UNDO_MARK_STREAM, CleanClose, CycleRecord, Journal
 from masttarget.ports import TargetStore
+from masttarget.retention import ItemRetention
 from masttarget.target import TargetDisk
+from masttarget.undo import Identity
 
 FORMAT_SECTOR_BYTES = 512
 """VHD and VMDK hold whole sectors: the last one of an odd source is filled up with zeroes."""
@@ -44,6 +46,7 @@ class OpenDisk:
     empty: bool
     published_before: bytes
     """The point that an earlier run published but did not tidy up after; empty when there is none."""
+    retention: ItemRetention | None = None
 
     def begin(self, generation: int, session: int) -> None:
         """The session is durable as the disk's current one; older ones are fenced off and their writes over."""
@@ -66,8 +69,12 @@ class OpenDisk:
         Errors: those of the last flush and of the journal; the disk is closed and unlocked all the same, and without a
         kept digest map it is read again.
         """
+        if self.retention is not None:
+            self.retention.interrupt()
         self.target.take_over(NOBODY)
         self.commit.stop()
+        if self.retention is not None:
+            self.retention.close_disk(self.config.disk.bytes)
         sound = self.commit.failure is None and self.target.known
         try:
             if sound and not self.record.published:  # what was published is durable
@@ -76,13 +83,21 @@ class OpenDisk:
         finally:
             self.target.disk.close()
         try:
-            if self.record.published and not self.config.keep_record:
+            if self.record.published and not self._remembered():
                 self.journal.remove()
             elif sound and (files := store.file_marks(self.config)):
                 root = self.journal.keep_map(self.target.digests.windows())
                 self.journal.store(replace(self.record, closed=CleanClose(files, change_mark, root)))
         finally:
             self.target.digests.close()
+
+
+    def _remembered(self) -> bool:
+        """Whether a published cycle leaves its record: asked for, or because there is something to go back to."""
+        if self.retention is not None and not self.config.keep_record and self.retention.worthless:
+            self.retention.remove()
+            return False
+        return self.config.keep_record or self.retention is not None
 
 
 def open_disk(
@@ -92,6 +107,7 @@ def open_disk(
     store: TargetStore,
     clock: Clock,
     on_failure: Callable[[HomewardError], None],
+    retention: ItemRetention | None = None,
 ) -> OpenDisk:
     """The target is open, checked and ours. Errors: HW-MT-003 to 007, 012, 013 and those of opening a disk."""
     journal = store.journal(config)
@@ -118,13 +134,49 @@ def open_disk(
             disk, source_bytes, secret, lambda: store.new_map(config, source_bytes), empty=empty
         )
         _remember(target, journal, record, store, config)
+        commit = GroupCommit(disk, journal, clock, on_failure)
+        if retention is not None:
+            _keep_undo(retention, target, commit, journal, record, store, config)
         journal.start_applied(config.disk.bytes)
     except BaseException:
+        if retention is not None:
+            retention.close_disk(config.disk.bytes)
         disk.close()
         raise
-    commit = GroupCommit(disk, journal, clock, on_failure)
     commit.start()
-    return OpenDisk(config, target, journal, record, commit, resumed, empty, published)
+    return OpenDisk(config, target, journal, record, commit, resumed, empty, published, retention)
+
+
+def _keep_undo(
+    retention: ItemRetention,
+    target: TargetDisk,
+    commit: GroupCommit,
+    journal: Journal,
+    record: CycleRecord,
+    store: TargetStore,
+    config: DiskConfig,
+) -> None:
+    """What the disk's writes overwrite is kept from now on. Errors: those of opening a retention journal."""
+    closed = record.closed
+    here = (store.file_marks(config), store.change_mark(target.disk))
+    place = max(
+        (
+            (frame.session, frame.sequence)
+            for frame in journal.read_applied(config.disk.bytes)
+            if frame.stream == UNDO_MARK_STREAM
+        ),
+        default=(0, 0),
+    )
+    undo = retention.open_disk(
+        Identity(config.item.bytes, config.disk.bytes, target.data_bytes),
+        target.disk.read,
+        seeding=record.created,
+        durable=place,
+        void=closed is not None and bool(here[0]) and here != (closed.files, closed.change_mark),
+    )
+    undo.store_head()  # the applied record, which begins anew, no longer says how far the journal is durable
+    target.undo = undo
+    commit.undo_place = undo.mark
 
 
 def _create(

@@ -14,7 +14,9 @@ from masttarget.commit import Acknowledge
 from masttarget.config import DiskConfig
 from masttarget.errors import Diverged, Fenced, Stopping, UnknownDisk, UnknownItem
 from masttarget.opening import OpenDisk, open_disk
+from masttarget.points import Kind, PointDisk
 from masttarget.ports import Log, RandomBytes, TargetStore
+from masttarget.retention import Retention
 from masttarget.target import Applied
 from wireproto.connection import SESSION_STREAM, Greeted, Received
 from wireproto.errors import ConnectionLost, MessageRefused, NotProved
@@ -117,7 +119,9 @@ class Reception:
         random: RandomBytes,
         log: Log,
         on_session_end: Callable[[], None],
+        retention: Retention | None = None,
     ) -> None:
+        self._retention = retention
         self._configs = {disk.disk.bytes: disk for disk in disks}
         self._items = {disk.item.bytes for disk in disks}
         self._shared = shared
@@ -172,6 +176,8 @@ class Reception:
         """
         with self._lock:
             self._stopping.set()
+            if self._retention is not None:
+                self._retention.interrupt()
             sessions, self._sessions = list(self._sessions.values()), {}
         for session in sessions:
             session.end(Stopping())
@@ -227,8 +233,12 @@ class Reception:
                     current_session=number - 1,
                     current_generation=newest,
                 )
+            if self._retention is not None:
+                self._retention.item(hello.item).interrupt()
             for disk in disks:
                 disk.begin(hello.generation, number)
+            if self._retention is not None:
+                self._retention.item(hello.item).begin([disk.config.disk.bytes for disk in disks])
             older = self._sessions.pop(hello.item, None)
             session = Session(
                 number, hello.generation, link, hello.disks, disks, [link], [0] * len(disks), [0] * len(disks)
@@ -267,6 +277,7 @@ class Reception:
             self._store,
             self._clock,
             lambda error: self._failed(disk, error),
+            self._retention.item(self._configs[disk].item.bytes) if self._retention is not None else None,
         )
         self._open[disk] = opened
         if opened.published_before:
@@ -410,6 +421,13 @@ class Reception:
                     source_bytes=total.plain_bytes,
                     target_bytes=counted[1],
                 )
+        if self._retention is not None:
+            disks = [
+                PointDisk(disk.config.disk.hex, disk.target.data_bytes, disk.target.digests.root().hex())
+                for disk in session.disks
+            ]
+            item = session.disks[0].config.item.bytes
+            self._retention.item(item).publish(commit.point, Kind.CRASH_CONSISTENT, disks)
         for disk in session.disks:
             disk.publish(commit.point)
         session.published = self._published[session.disks[0].config.item.bytes] = commit.point

@@ -26,6 +26,7 @@ from drcore.units import (
     parts,
 )
 from masttarget.errors import BlockRefused, DataMalformed, Fenced
+from masttarget.undo import Undo
 from wireproto.errors import LimitExceeded, MessageRefused
 from wireproto.messages import EMPTY, Children, Data, Differ, Zeroes
 
@@ -66,6 +67,8 @@ class TargetDisk:
         self._doubted = False
         self.lock = threading.Lock()
         self.session = 0
+        self.undo: Undo | None = None
+        """Where old contents are kept before they are overwritten; None where nobody wants to go back."""
         self.mismatched: set[int] = set()
         self._secret = secret
         self._new_map = new_map
@@ -147,18 +150,21 @@ class TargetDisk:
         if asked.level != 1:
             return Differ(asked.level, asked.node, differing, zero, EMPTY)
         wanted = differing & ~zero & ~compare.zeroes(asked.digests)
-        return Differ(1, asked.node, differing, zero, self._sectors(first_block, wanted))
+        return Differ(1, asked.node, differing, zero, self._sectors(first_block, wanted, differing))
 
-    def _sectors(self, first_block: int, wanted: int) -> memoryview:
-        """Sector digests of the wanted blocks of a span, read from the disk."""
-        if not wanted:
+    def _sectors(self, first_block: int, wanted: int, differing: int) -> memoryview:
+        """Sector digests of the wanted blocks of a span, read from the disk; what differs will be overwritten."""
+        reading = wanted if self.undo is None else differing
+        if not reading:
             return EMPTY
         out = memoryview(bytearray(wanted.bit_count() * _SECTOR_DIGESTS))
         with self.lock:
             length = min(SPAN_BYTES, self.data_bytes - first_block * BLOCK_BYTES)
-            for start, count in bit_runs(wanted):
+            for start, count in bit_runs(reading):
                 begin, end = start * BLOCK_BYTES, min((start + count) * BLOCK_BYTES, length)
                 self.disk.read(first_block * BLOCK_BYTES + begin, self._span[begin:end])
+            if self.undo is not None:
+                self.undo.expect(first_block, differing, self._span[:length])
             digest.digest_sectors(self._span[:length], self._secret, wanted, out)
         return out
 
@@ -219,6 +225,7 @@ class TargetDisk:
             following, first, count, length = pack.unpack(
                 entries, position, self.blocks, self.last_block_bytes, self._secret, self._span, self._found
             )
+            self._keep(first, count)
             self.disk.write(first * BLOCK_BYTES, self._span[:length])
             self._note(first, bytes(self._found[: count * DIGEST_BYTES]), applied)
             applied.written_bytes += length
@@ -235,10 +242,16 @@ class TargetDisk:
         # Only from the first to the last sector that changed: what lies between is what was read.
         begin = (sectors & -sectors).bit_length() - 1
         start, end = begin * 4096, min(sectors.bit_length() * 4096, size)
+        self._keep(block, 1)
         self.disk.write(block * BLOCK_BYTES + start, content[start:end])
         self._note(block, bytes(entries[position + 16 : position + 32]), applied)
         applied.written_bytes += end - start
         return following
+
+    def _keep(self, first: int, count: int) -> None:
+        """What the blocks hold now can be gone back to, whatever happens."""
+        if self.undo is not None:
+            self.undo.before_overwrite(first, count)
 
     def _note(self, first: int, digests: bytes, applied: Applied) -> None:
         self.digests.write(first, digests)
@@ -258,6 +271,7 @@ class TargetDisk:
                     raise DataMalformed(reason=f"blocks {first} to {first + count} of {self.blocks}")
                 start = first * BLOCK_BYTES
                 end = min((first + count) * BLOCK_BYTES, self.data_bytes)
+                self._keep(first, count)
                 self.disk.zero(start, end - start)
                 self.digests.clear(first, count)
                 applied.runs.append(AppliedRun(first, count, b""))

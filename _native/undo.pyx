@@ -1,0 +1,163 @@
+"""Records of the retention journal; the contract is kernel/undo.h."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from _native.digest cimport (
+    BLOCK_BYTES, DIGEST_BYTES,
+    best_kernel, check_bytes, digest_kernel, span_blocks, start, start_out,
+)
+
+
+cdef extern from "undo.h" nogil:
+    enum:
+        UNDO_HEADER_BYTES
+    ctypedef enum undo_mode:
+        UNDO_NEVER
+        UNDO_AUTO
+    ctypedef enum undo_codec:
+        UNDO_ZEROES
+    ctypedef enum undo_status:
+        UNDO_OK
+        UNDO_OTHER
+    const char *undo_reason(undo_status status)
+    void undo_checksum(const digest_kernel *kernel, const uint8_t *data, size_t length, uint8_t *checksum)
+    ctypedef struct undo_source:
+        const digest_kernel *kernel
+        const uint8_t *span
+        size_t length
+        uint64_t first_block
+        uint64_t cycle
+        uint64_t durable
+    ctypedef struct undo_out:
+        uint8_t *bytes
+        size_t capacity
+        size_t position
+        uint8_t chain[16]
+    uint64_t undo_pack(const undo_source *source, uint64_t blocks, undo_mode mode, undo_out *out)
+    ctypedef struct undo_record:
+        uint64_t cycle
+        uint64_t first_block
+        uint32_t blocks
+        uint32_t length
+        uint8_t kind
+        int codec
+        const uint8_t *payload
+        size_t next
+    undo_status undo_parse(const digest_kernel *kernel, const uint8_t *bytes, size_t length, size_t position,
+                           undo_record *record)
+    ctypedef struct undo_index:
+        uint64_t blocks
+        uint64_t cycle_min
+        uint64_t cycle_max
+        uint64_t *places
+        uint8_t *bitmap
+        uint64_t base
+        uint64_t records
+        uint64_t noted
+        uint64_t durable
+    undo_status undo_scan(const digest_kernel *kernel, const uint8_t *bytes, size_t length, size_t *position,
+                          uint8_t *chain, undo_index *index)
+    undo_status undo_decode(const undo_record *record, uint8_t *to)
+
+
+HEADER_BYTES = UNDO_HEADER_BYTES
+
+
+class Damaged(ValueError):
+    def __init__(self, position, reason):
+        super().__init__(f"{reason} at byte {position}")
+        self.position = position
+        self.reason = reason
+
+
+def checksum(const uint8_t[::1] data not None):
+    cdef uint8_t found[16]
+    cdef const uint8_t *first = start(data)
+    cdef size_t length = data.shape[0]
+    with nogil:
+        undo_checksum(best_kernel(), first, length, found)
+    return found[:16]
+
+
+def pack(const uint8_t[::1] span not None, uint64_t first_block, uint64_t blocks, uint64_t cycle, uint64_t durable,
+         const uint8_t[::1] chain not None, uint8_t[::1] out not None, size_t position, int mode):
+    cdef undo_source source
+    cdef undo_out records
+    span_blocks(span.shape[0], blocks)
+    check_bytes("chain", chain.shape[0], DIGEST_BYTES)
+    if position > <size_t>out.shape[0]:
+        raise ValueError(f"position {position} is beyond the {out.shape[0]} bytes of out")
+    if mode < UNDO_NEVER or mode > UNDO_AUTO:
+        raise ValueError(f"a mode is 0 (never), 1 (always) or 2 (auto), not {mode}")
+    source.kernel = best_kernel()
+    source.span = start(span)
+    source.length = span.shape[0]
+    source.first_block = first_block
+    source.cycle = cycle
+    source.durable = durable
+    records.bytes = start_out(out)
+    records.capacity = out.shape[0]
+    records.position = position
+    memcpy(records.chain, &chain[0], DIGEST_BYTES)
+    with nogil:
+        blocks = undo_pack(&source, blocks, <undo_mode>mode, &records)
+    return blocks, records.position, records.chain[:16]
+
+
+def scan(const uint8_t[::1] data not None, size_t position, const uint8_t[::1] chain not None, uint64_t cycle_min,
+         uint64_t cycle_max, uint64_t blocks, uint64_t[::1] places, uint8_t[::1] bitmap, uint64_t base):
+    cdef undo_index index
+    cdef undo_status status
+    cdef uint8_t last[16]
+    cdef const uint8_t *first = start(data)
+    cdef size_t length = data.shape[0]
+    check_bytes("chain", chain.shape[0], DIGEST_BYTES)
+    if position > length:
+        raise ValueError(f"position {position} is beyond the {length} bytes of data")
+    index.blocks = blocks
+    index.cycle_min = cycle_min
+    index.cycle_max = cycle_max
+    index.places = NULL
+    index.bitmap = NULL
+    index.base = base
+    index.records = index.noted = index.durable = 0
+    if places is not None and blocks > 0:
+        if <uint64_t>places.shape[0] < blocks:
+            raise ValueError(f"places for {places.shape[0]} blocks, expected {blocks}")
+        index.places = &places[0]
+    if bitmap is not None and blocks > 0:
+        if <uint64_t>bitmap.shape[0] < (blocks - 1) // 8 + 1:
+            raise ValueError(f"a bitmap of {bitmap.shape[0]} bytes is too short for {blocks} blocks")
+        index.bitmap = &bitmap[0]
+    memcpy(last, &chain[0], DIGEST_BYTES)
+    with nogil:
+        status = undo_scan(best_kernel(), first, length, &position, last, &index)
+    reason = None
+    if status == UNDO_OTHER:
+        reason = ""
+    elif status != UNDO_OK:
+        reason = undo_reason(status).decode()
+    return position, last[:16], reason, index.records, index.noted, index.durable
+
+
+def content(const uint8_t[::1] data not None, size_t position, uint8_t[::1] out not None):
+    cdef undo_record record
+    cdef undo_status status
+    cdef const uint8_t *first = start(data)
+    cdef uint8_t *to = start_out(out)
+    cdef size_t length = data.shape[0], room = out.shape[0]
+    if position > length:
+        raise ValueError(f"position {position} is beyond the {length} bytes of data")
+    with nogil:
+        status = undo_parse(best_kernel(), first, length, position, &record)
+    if status != UNDO_OK:
+        raise Damaged(position, "a record of another kind" if status == UNDO_OTHER else undo_reason(status).decode())
+    if record.codec != UNDO_ZEROES:
+        if record.length > room:
+            raise ValueError(f"out has {room} bytes, the content has {record.length}")
+        with nogil:
+            status = undo_decode(&record, to)
+        if status != UNDO_OK:
+            raise Damaged(position, undo_reason(status).decode())
+    return record.cycle, record.first_block, record.blocks, record.length, record.next

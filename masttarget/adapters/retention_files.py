@@ -1,0 +1,135 @@
+"""The retention volume as directories: `ITEM/points`, `ITEM/DISK/*.undo`, `ITEM/holds/POINT`."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from masttarget.adapters.segment_files import SegmentFiles, replace_file, sync_directory
+from masttarget.errors_retention import PointInUse, RetentionFailed, RetentionFull
+from masttarget.points import PointsFile
+from masttarget.segments import Segments
+
+
+class ListFile:
+    """See `masttarget.points.PointsFile`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def path(self) -> str:
+        return str(self._path)
+
+    def load(self) -> bytes:
+        with failing(self._path):
+            return self._path.read_bytes() if self._path.exists() else b""
+
+    def append(self, data: bytes, at: int) -> None:
+        with failing(self._path):
+            made = not self._path.parent.is_dir()
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(descriptor).st_size > at:
+                    os.ftruncate(descriptor, at)
+                view, start = memoryview(data), at
+                while view:
+                    done = os.pwrite(descriptor, view, start)
+                    start, view = start + done, view[done:]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if at == 0:
+                sync_directory(self._path.parent)
+            if made:
+                sync_directory(self._path.parent.parent)
+
+    def replace(self, data: bytes) -> None:
+        with failing(self._path):
+            replace_file(self._path, data)
+
+
+class RetentionFiles:
+    """See `masttarget.retention.RetentionStore`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def path(self) -> str:
+        return str(self._path)
+
+    def _item(self, item: bytes) -> Path:
+        return self._path / item.hex()
+
+    def points(self, item: bytes) -> PointsFile:
+        return ListFile(self._item(item) / "points")
+
+    def segments(self, item: bytes, disk: bytes) -> Segments:
+        return SegmentFiles(self._item(item) / disk.hex())
+
+    def disks(self, item: bytes) -> list[bytes]:
+        with failing(self._path):
+            if not self._item(item).is_dir():
+                return []
+            names = [path.name for path in self._item(item).iterdir() if path.is_dir()]
+        return [bytes.fromhex(name) for name in sorted(names) if len(name) == 32]
+
+    def free_bytes(self) -> int:
+        with failing(self._path):
+            place = self._path
+            while not place.exists():
+                place = place.parent
+            found = os.statvfs(place)
+        return found.f_bavail * found.f_frsize
+
+    @contextmanager
+    def _locked(self, item: bytes, point: str, mode: int) -> Iterator[None]:
+        holds = self._item(item) / "holds"
+        with failing(self._path):
+            holds.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(holds / point, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+            except OSError as error:
+                raise PointInUse(item=item.hex(), point=point) from error
+            yield
+            if mode == fcntl.LOCK_EX:
+                (holds / point).unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def hold(self, item: bytes, point: str) -> Iterator[None]:
+        with self._locked(item, point, fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def claim(self, item: bytes, point: str) -> Iterator[None]:
+        if not (self._item(item) / "holds" / point).exists():
+            yield  # nobody ever held it
+            return
+        with self._locked(item, point, fcntl.LOCK_EX):
+            yield
+
+    def remove(self, item: bytes) -> None:
+        with failing(self._path):
+            if self._item(item).is_dir():
+                shutil.rmtree(self._item(item))
+            if self._path.is_dir() and not any(self._path.iterdir()):
+                self._path.rmdir()
+
+
+@contextmanager
+def failing(path: Path) -> Iterator[None]:
+    """What the operating system refuses gets a code. Errors: `RetentionFailed` (HW-MT-037), `RetentionFull` (036)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (28, 122):
+            raise RetentionFull(path=str(path), free=0, wanted=4096) from error
+        raise RetentionFailed(path=str(path), reason=error.strerror or str(error)) from error

@@ -1,0 +1,153 @@
+"""A disk's segments as files `00000001.undo`, … in a directory of the retention volume, and their `head`."""
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from masttarget.errors_retention import RetentionFailed, RetentionFull
+from masttarget.segments import Head
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+class SegmentFiles:
+    """See `masttarget.segments.Segments`. `append` and `start` belong to one thread, `flush` may run beside them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._end = 0
+        self._named = True
+        self._guard = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        return str(self._path)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> RetentionFailed:
+        return RetentionFailed(path=self.path, reason=error.strerror or str(error))
+
+    def _name(self, number: int) -> Path:
+        return self._path / f"{number:08d}.undo"
+
+    def numbers(self) -> list[int]:
+        with self._failing():
+            if not self._path.is_dir():
+                return []
+            return sorted(int(path.stem) for path in self._path.glob("*.undo") if path.stem.isdecimal())
+
+    def read(self, number: int, offset: int = 0, length: int = -1) -> bytes:
+        with self._failing():
+            descriptor = os.open(self._name(number), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                wanted = os.fstat(descriptor).st_size - offset if length < 0 else length
+                return os.pread(descriptor, max(wanted, 0), offset)
+            finally:
+                os.close(descriptor)
+
+    def start(self, number: int, header: bytes) -> None:
+        with self._guard, self._failing():
+            if self._descriptor >= 0:
+                os.fdatasync(self._descriptor)
+                os.close(self._descriptor)
+                self._descriptor = -1
+            if not self._path.is_dir():
+                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_directory(self._path.parent)
+                sync_directory(self._path.parent.parent)
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._descriptor = os.open(self._name(number), flags, 0o600)
+            self._end, self._named = 0, False
+        self.append(memoryview(header))
+
+    def append(self, data: memoryview) -> None:
+        at = self._end
+        try:
+            while data:
+                done = os.pwrite(self._descriptor, data, at)
+                at, data = at + done, data[done:]
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)  # half a record would hide what comes after it
+            if error.errno not in _FULL:
+                raise self._failed(error) from error
+            room = os.statvfs(self._path)
+            raise RetentionFull(
+                path=self.path, free=room.f_bavail * room.f_frsize, wanted=len(data)
+            ) from error
+        self._end = at
+
+    def flush(self) -> None:
+        with self._guard, self._failing():
+            if self._descriptor < 0:
+                return
+            named, self._named = self._named, True
+            os.fdatasync(self._descriptor)
+            if not named:
+                sync_directory(self._path)
+
+    def remove(self, numbers: list[int]) -> None:
+        with self._failing():
+            for number in numbers:
+                self._name(number).unlink(missing_ok=True)
+            if numbers:
+                sync_directory(self._path)
+
+    def load_head(self) -> Head | None:
+        try:
+            with self._failing():
+                found = json.loads((self._path / "head").read_bytes())
+            return Head(int(found["first"]), int(found["segment"]), int(found["offset"]))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise RetentionFailed(path=self.path, reason=f"a head that cannot be read ({error})") from error
+
+    def store_head(self, head: Head) -> None:
+        text = json.dumps({"first": head.first, "segment": head.segment, "offset": head.offset})
+        with self._failing():
+            replace_file(self._path / "head", text.encode() + b"\n")
+
+    def close(self) -> None:
+        with self._guard:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """The file holds `data`, durably, or what it held before."""
+    new = path.with_name(path.name + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    new.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """The names in the directory are durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

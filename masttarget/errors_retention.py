@@ -1,0 +1,213 @@
+"""What can go wrong with the retention journal, its volume and its recovery points."""
+
+from drcore.errors import HomewardError, Retry
+
+
+class SegmentDamaged(HomewardError):
+    """A segment of the retention journal holds something that homeward did not write so."""
+
+    code = "HW-MT-030"
+    what = "the retention journal {path} is damaged in segment {segment} at byte {offset}"
+    found = "{reason}"
+    expected = "records that follow one another, each with its checksum"
+    remedy = (
+        "points newer than this place can still be used: see homeward points list; older ones are lost. "
+        "Check the retention volume"
+    )
+    path: str
+    segment: int
+    offset: int
+    reason: str
+
+
+class SegmentMissing(HomewardError):
+    """A segment of the retention journal is not there."""
+
+    code = "HW-MT-031"
+    what = "segment {segment} of the retention journal {path} is missing at byte {offset}"
+    found = "no such file"
+    expected = "every segment from {first} to {last}"
+    remedy = "put the file back; without it only points newer than that segment can be used"
+    path: str
+    segment: int
+    offset: int
+    first: int
+    last: int
+
+
+class SegmentForeign(HomewardError):
+    """A segment belongs to another disk."""
+
+    code = "HW-MT-032"
+    what = "segment {segment} of the retention journal {path} belongs to another disk (byte {offset})"
+    found = "item {found_item}, disk {found_disk}"
+    expected = "item {item}, disk {disk}"
+    remedy = "put the segment back where it belongs; no point may be used across it"
+    path: str
+    segment: int
+    offset: int
+    found_item: str
+    found_disk: str
+    item: str
+    disk: str
+
+
+class ClockBackwards(HomewardError):
+    """What follows is older than what stands before it."""
+
+    code = "HW-MT-033"
+    what = "time goes backwards in {path}, in segment {segment} at byte {offset}"
+    found = "{found_time}"
+    expected = "a time not before {expected_time}"
+    remedy = "points before this place can be used; check the machine's clock and who changed the journal"
+    path: str
+    segment: int
+    offset: int
+    found_time: str
+    expected_time: str
+
+
+class PointsDamaged(HomewardError):
+    """The list of recovery points cannot be read to its end."""
+
+    code = "HW-MT-034"
+    what = "the list of recovery points {path} is damaged at byte {offset}"
+    found = "{reason}"
+    expected = "lines that follow one another, each with its checksum"
+    remedy = "the points before this place are good; put a copy of the file back, or move the item's directory away"
+    path: str
+    offset: int
+    reason: str
+
+
+class PointUnknown(HomewardError):
+    """There is no such recovery point."""
+
+    code = "HW-MT-035"
+    what = "item {item} has no such recovery point"
+    found = "{point}"
+    expected = (
+        "one that homeward points list shows, or latest, latest-processed, latest-app-consistent, a time"
+    )
+    remedy = "choose one of the points that homeward points list shows"
+    item: str
+    point: str
+
+
+class RetentionFull(HomewardError):
+    """The retention volume has no room for the undo records of this cycle."""
+
+    code = "HW-MT-036"
+    retry = Retry.TRANSIENT
+    what = "the retention volume {path} is full"
+    found = "{free} bytes free"
+    expected = "{wanted} bytes for the undo records of the open cycle"
+    remedy = (
+        "make room on the volume, or give up the last point with homeward points drop ITEM --last --yes; "
+        "the cycle goes on by itself"
+    )
+    path: str
+    free: int
+    wanted: int
+
+
+class RetentionFailed(HomewardError):
+    """The retention journal could not be read or written."""
+
+    code = "HW-MT-037"
+    what = "the retention journal {path} could not be used"
+    found = "{reason}"
+    expected = "a readable and writable directory on a sound volume"
+    remedy = "look after the retention volume, then run the same command again"
+    path: str
+    reason: str
+
+
+class RetentionRefused(HomewardError):
+    """The retention volume does not meet the criteria."""
+
+    code = "HW-MT-038"
+    what = "{path} cannot be the retention volume"
+    found = "{reason}"
+    expected = "a volume of its own, not FAT, not empty, not locked, used for nothing else"
+    remedy = (
+        "add a disk to the master target, format it (ext4 or XFS), mount it at /mnt/retention and name it"
+    )
+    path: str
+    reason: str
+
+
+class NothingToUndo(HomewardError):
+    """There is no undo journal for this target."""
+
+    code = "HW-MT-039"
+    what = "there is nothing to take back for {path}"
+    found = "no undo journal"
+    expected = "the undo journal of an earlier sync in {journal}"
+    remedy = (
+        "check the path; an undo journal is there until it is dropped with --drop-undo or the target changes"
+    )
+    path: str
+    journal: str
+
+
+class PointInUse(HomewardError):
+    """A rollback, an export or a server reads from the point."""
+
+    code = "HW-MT-040"
+    what = "the recovery point {point} of item {item} is in use"
+    found = "a rollback, an export or a server that reads from it, or from an older one"
+    expected = "a point that nobody uses"
+    remedy = "wait for its end, or stop it, then run the same command again"
+    item: str
+    point: str
+
+
+class LastPoint(HomewardError):
+    """The last recovery point goes only when somebody says so twice."""
+
+    code = "HW-MT-041"
+    what = "{point} is the last recovery point of item {item}"
+    found = "no other point that could be gone back to"
+    expected = "at least one point that stays"
+    remedy = "to give it up all the same: homeward points drop ITEM --last --yes"
+    item: str
+    point: str
+
+
+class TargetChangedOutside(HomewardError):
+    """Somebody else wrote to the target since homeward closed it: its points lead nowhere."""
+
+    code = "HW-MT-042"
+    what = "the target {path} was changed by somebody else since its last clean close"
+    found = "other file marks than those of the last clean close"
+    expected = "a target that only homeward wrote to"
+    remedy = "its older points cannot be used any more; the next cycle starts a new history"
+    path: str
+
+
+class PointChanged(HomewardError):
+    """What a recovery point reads as is not what it was."""
+
+    code = "HW-MT-043"
+    what = "recovery point {point} of disk {disk} does not hold what it held"
+    found = "root {found_root}"
+    expected = "root {root}"
+    remedy = (
+        "do not use this point; try the next older or newer one, and check the disks of the master target"
+    )
+    point: str
+    disk: str
+    found_root: str
+    root: str
+
+
+class RetentionOff(HomewardError):
+    """The master target keeps no recovery points."""
+
+    code = "HW-MT-044"
+    what = "the master target keeps no recovery points"
+    found = "no retention in {path}"
+    expected = 'retention = "/mnt/retention", or another volume for them'
+    remedy = "name a retention volume in the settings of the master target"
+    path: str

@@ -1,0 +1,360 @@
+"""What one item can go back to: its points, the undo journals of its disks, and the room that they take.
+
+The cycle's number is the item's: all of its disks change together from one point to the next. `publish` is the barrier:
+it is called when every frame of every disk is durable, and no disk begins the next cycle before the point stands.
+"""
+
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from drcore.clock import Clock
+from drcore.errors import HomewardError
+from drcore.limits import RETENTION_SECONDS
+from masttarget.errors_retention import (
+    LastPoint,
+    PointInUse,
+    RetentionFull,
+    SegmentDamaged,
+)
+from masttarget.points import GOOD, Kind, Point, PointDisk, Points, PointsFile
+from masttarget.ports import Log
+from masttarget.segments import Note, Segments, headers
+from masttarget.undo import Identity, Read, UndoJournal
+
+ROOM_POLL_SECONDS: Final = 0.5
+
+
+class RetentionStore(Protocol):
+    """The retention volume. Errors: `RetentionFailed` (HW-MT-037)."""
+
+    @property
+    def path(self) -> str:
+        """Where it is, for people."""
+        ...
+
+    def points(self, item: bytes) -> PointsFile:
+        """The item's list of points."""
+        ...
+
+    def segments(self, item: bytes, disk: bytes) -> Segments:
+        """A disk's segments."""
+        ...
+
+    def disks(self, item: bytes) -> list[bytes]:
+        """The disks of the item that have segments."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Room that is left."""
+        ...
+
+    def hold(self, item: bytes, point: str) -> AbstractContextManager[None]:
+        """Nobody deletes what the point needs, from this process or another. Errors: `PointInUse` when it is going."""
+        ...
+
+    def claim(self, item: bytes, point: str) -> AbstractContextManager[None]:
+        """The point may be deleted. Errors: `PointInUse` (HW-MT-040) while somebody holds it."""
+        ...
+
+    def remove(self, item: bytes) -> None:
+        """Nothing of the item is left."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A rung of a ladder: of points older than `after_seconds`, one in `every_seconds` is kept."""
+
+    after_seconds: float
+    every_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long points are kept. Without a ladder every point of the window is (the failback policy, R137)."""
+
+    seconds: float = RETENTION_SECONDS
+    ladder: tuple[Step, ...] = ()
+
+
+def prunable(points: Iterable[Point], now_ms: int, policy: Policy) -> list[Point]:
+    """The points that the policy gives up, oldest first; never the last good one, nor the newest of all."""
+    kept = list(points)
+    good = [point for point in kept if point.kind in GOOD]
+    safe = {point.sequence for point in (*kept[-1:], *good[-1:])}
+    gone: list[Point] = []
+    slot: tuple[float, int] | None = None
+    for point in kept:
+        age = (now_ms - point.time_ms) / 1000
+        if point.sequence in safe:
+            continue
+        if age > policy.seconds:
+            gone.append(point)
+            continue
+        step = max((s for s in policy.ladder if age > s.after_seconds), key=_after, default=None)
+        if step is None:
+            continue
+        here = (step.after_seconds, int(point.time_ms / 1000 // step.every_seconds))
+        if here == slot:
+            gone.append(point)
+        slot = here
+    return gone
+
+
+def _after(step: Step) -> float:
+    return step.after_seconds
+
+
+class ItemRetention:
+    """See the module. `lock` guards it; the undo journals are guarded by their targets' locks."""
+
+    def __init__(self, item: bytes, store: RetentionStore, clock: Clock, policy: Policy, log: Log) -> None:
+        self.item = item
+        self.store = store
+        self._clock = clock
+        self._policy = policy
+        self._log = log
+        self._lock = threading.RLock()
+        self._undo: dict[bytes, UndoJournal] = {}
+        self._seeding: set[bytes] = set()
+        self._predicted = 0
+        self._impatient = threading.Event()
+        self.critical = False
+        self.points = Points(store.points(item), item.hex())
+        self.points.load()
+
+    @property
+    def cycle(self) -> int:
+        """The open cycle."""
+        return self.points.last_sequence + 1
+
+    # Opening
+
+    def open_disk(
+        self, identity: Identity, read: Read, *, seeding: bool, durable: tuple[int, int], void: bool
+    ) -> UndoJournal:
+        """The disk's undo journal is open, and knows what this cycle has recorded already.
+
+        `seeding`: the target was created in this cycle, so that there is nothing to go back to. `void`: somebody else
+        wrote to the target, so that the points before lead nowhere. Errors: HW-MT-030 to 034, 037.
+        """
+        with self._lock:
+            if self._knows(identity.disk) and (void or seeding):
+                self._log("points given up: a target was changed outside", item=self.item.hex())
+                self.points.drop([point.sequence for point in self.points], "changed outside")
+            journal = UndoJournal(
+                self.store.segments(self.item, identity.disk), identity, read, self._clock, self.make_room
+            )
+            notes = journal.open(self.cycle, durable)
+            while self._roll_forward(notes):
+                notes = journal.open(self.cycle, durable)
+            self._check_known(journal)
+            if not len(self.points):
+                journal.forget_all()
+            self._undo[identity.disk] = journal
+            if seeding:
+                self._seeding.add(identity.disk)
+                journal.active = False
+            return journal
+
+    def _knows(self, disk: bytes) -> bool:
+        return any(point.disk(disk.hex()) is not None for point in self.points)
+
+    def _roll_forward(self, notes: list[Note]) -> bool:
+        """A point whose note is durable is made one of the list: its content was, before the note."""
+        for note in notes:
+            if note.content.get("event") == "point" and note.cycle >= self.cycle:
+                self.points.add(Point.decode(note.content["point"]))
+                return True
+        return False
+
+    def _check_known(self, journal: UndoJournal) -> None:
+        for number, header in headers(journal.segments, journal.segments.numbers()[-1:]):
+            if header.first_cycle > self.cycle:
+                reason = (
+                    f"cycle {header.first_cycle}, while the list of points ends before cycle {self.cycle}"
+                )
+                raise SegmentDamaged(path=journal.segments.path, segment=number, offset=0, reason=reason)
+
+    def begin(self, disks: Iterable[bytes]) -> None:
+        """There is a point to go back to for each of the disks that is not being seeded; room was looked for."""
+        with self._lock:
+            wanted = [self._undo[disk] for disk in disks if disk not in self._seeding]
+            latest = self.points.latest
+            known = {one.disk for one in latest.disks} if latest is not None else set()
+            if any(journal.identity.disk.hex() not in known for journal in wanted):
+                found = {one.disk: one for one in latest.disks} if latest is not None else {}
+                for journal in wanted:
+                    name = journal.identity.disk.hex()
+                    found.setdefault(name, PointDisk(name, journal.identity.data_bytes))
+                self._stand(self._new_id(), Kind.AS_FOUND, tuple(found.values()))
+            self._reserve()
+
+    def _new_id(self) -> str:
+        return f"{self.cycle:08x}" + self.item.hex()[:24]
+
+    # Publishing
+
+    def publish(self, point: bytes, kind: Kind, disks: Iterable[PointDisk]) -> Point:
+        """The point stands, durably, over all disks of the item; the next cycle is open."""
+        with self._lock:
+            latest = self.points.latest
+            found = {one.disk: one for one in latest.disks} if latest is not None else {}
+            found.update({one.disk: one for one in disks})
+            for journal in self._undo.values():
+                self._predicted = max(self._predicted // 2, journal.cycle_bytes)
+            for one in disks:
+                self._seeding.discard(bytes.fromhex(one.disk))
+            stood = self._stand(point.hex(), kind, tuple(found.values()))
+            self.prune()
+            return stood
+
+    def _stand(self, name: str, kind: Kind, disks: tuple[PointDisk, ...]) -> Point:
+        now_ms = int(self._clock.now() * 1000)
+        if now_ms < self.points.last_time_ms:
+            self._log("the clock went back", found_ms=now_ms, expected_ms=self.points.last_time_ms)
+            now_ms = self.points.last_time_ms
+        point = Point(name, self.cycle, now_ms, kind, disks)
+        used = [journal for journal in self._undo.values() if journal.used]
+        for journal in used:
+            journal.note({"event": "point", "point": point.encode()}, point.sequence)
+        for journal in used:
+            journal.flush()
+        self.points.add(point)
+        for disk, journal in self._undo.items():
+            journal.begin_cycle(self.cycle)
+            journal.active = disk not in self._seeding
+            if journal.used:
+                journal.store_head()
+        return point
+
+    # Room
+
+    def prune(self) -> list[Point]:
+        """What the policy gives up is gone; points in use stay until nobody uses them."""
+        with self._lock:
+            return self._drop(prunable(self.points, int(self._clock.now() * 1000), self._policy), "policy")
+
+    def drop(self, points: list[Point], *, last: bool = False) -> None:
+        """The points are gone. Errors: `LastPoint` (HW-MT-041) unless `last`, `PointInUse` (HW-MT-040)."""
+        with self._lock:
+            gone = {point.sequence for point in points}
+            if not last and all(point.sequence in gone for point in self.points if point.kind in GOOD):
+                raise LastPoint(item=self.item.hex(), point=points[-1].id)
+            for point in points:
+                with self.store.claim(self.item, point.id):
+                    pass
+            self._drop(points, "operator")
+
+    def _drop(self, points: list[Point], reason: str) -> list[Point]:
+        held = self._lowest_held()
+        # Who reads from a point needs every cycle after it; older cycles may go, the point itself may not.
+        gone = [point for point in points if point.id not in held]
+        if gone:
+            self.points.drop([point.sequence for point in gone], reason)
+            self._log("points dropped", item=self.item.hex(), points=len(gone), reason=reason)
+            self._forget()
+        return gone
+
+    def _lowest_held(self) -> set[str]:
+        held: set[str] = set()
+        for point in self.points:
+            try:
+                with self.store.claim(self.item, point.id):
+                    break  # nobody holds the oldest ones; newer holds need nothing of them
+            except PointInUse:
+                held.add(point.id)
+        return held
+
+    def _forget(self) -> None:
+        oldest = self.points.oldest
+        needed = oldest.sequence + 1 if oldest is not None else self.cycle
+        for journal in self._undo.values():
+            journal.forget_before(needed)
+
+    def _reserve(self) -> None:
+        """Room for as much as the last cycles took; the oldest points make it."""
+        while self.store.free_bytes() < self._predicted and self._drop_oldest():
+            pass
+
+    def _drop_oldest(self) -> bool:
+        """Whether a point was given up; at least one that is good stays."""
+        points = list(self.points)
+        if len(points) < 2 or not any(point.kind in GOOD for point in points[1:]):
+            return False
+        return bool(self._drop(points[:1], "no room"))
+
+    def make_room(self, error: HomewardError) -> None:
+        """There may be room now. Errors: the given one, when it is about something else or nobody may wait longer."""
+        if not isinstance(error, RetentionFull):
+            raise error
+        self._impatient.clear()
+        while True:
+            with self._lock:
+                before = self.store.free_bytes()
+                if self._drop_oldest() and self.store.free_bytes() > before:
+                    return
+                if not self.critical:
+                    self.critical = True
+                    self._log(
+                        "retention volume full: the cycle waits", item=self.item.hex(), state="critical"
+                    )
+            if self._impatient.wait(ROOM_POLL_SECONDS):
+                raise error
+            if self.store.free_bytes() > max(error.wanted, before):
+                self.critical = False
+                self._log("retention volume has room again: the cycle goes on", item=self.item.hex())
+                return
+
+    def interrupt(self) -> None:
+        """Who waits for room gives up: a newer session, or the end, is at the door."""
+        self._impatient.set()
+
+    # The end
+
+    @property
+    def worthless(self) -> bool:
+        """Whether nothing could be gone back to: no disk has one undo record."""
+        return not any(self.store.segments(self.item, disk).numbers() for disk in self.store.disks(self.item))
+
+    def close_disk(self, disk: bytes) -> None:
+        """The disk's undo journal is closed; what it kept is durable."""
+        with self._lock:
+            journal = self._undo.pop(disk, None)
+            self._seeding.discard(disk)
+        if journal is not None:
+            journal.close()
+
+    def remove(self) -> None:
+        """Nothing of the item is left on the retention volume."""
+        with self._lock:
+            self.store.remove(self.item)
+
+
+class Retention:
+    """The retention of all items of a master target."""
+
+    def __init__(self, store: RetentionStore, clock: Clock, policy: Policy, log: Log) -> None:
+        self.store = store
+        self._clock = clock
+        self._policy = policy
+        self._log = log
+        self._items: dict[bytes, ItemRetention] = {}
+        self._lock = threading.Lock()
+
+    def item(self, item: bytes) -> ItemRetention:
+        """The item's retention, read from the volume at first. Errors: `PointsDamaged`, `RetentionFailed`."""
+        with self._lock:
+            if item not in self._items:
+                self._items[item] = ItemRetention(item, self.store, self._clock, self._policy, self._log)
+            return self._items[item]
+
+    def interrupt(self) -> None:
+        """Nobody waits for room any more."""
+        with self._lock:
+            items = list(self._items.values())
+        for one in items:
+            one.interrupt()

@@ -1,0 +1,265 @@
+"""A second opinion on a retention journal: reads it from end to end, by the byte tables and not by the writer's code.
+
+Only the hash is shared. What is wrong is told with segment and byte, and which points can still be gone back to.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from _native import undo
+from drcore.errors import HomewardError
+from drcore.limits import KIB
+from masttarget.errors_retention import (
+    ClockBackwards,
+    PointsDamaged,
+    RetentionFailed,
+    SegmentDamaged,
+    SegmentForeign,
+    SegmentMissing,
+)
+
+HEADER: Final = struct.Struct("<16s 4sHH 16s16s QQQ 16s QQ 16s")
+RECORD: Final = struct.Struct("<16s16s QQ III BBH Q")
+BLOCK: Final = 64 * KIB
+NAME: Final = re.compile(r"^\d{8}\.undo$")
+
+
+@dataclass(slots=True)
+class DiskVerdict:
+    """What one disk's segments are worth. `points_from`: points of this sequence and newer can be gone back to."""
+
+    disk: str
+    segments: int = 0
+    records: int = 0
+    blocks: int = 0
+    bytes: int = 0
+    torn_bytes: int = 0
+    points_from: int = 0
+    errors: list[HomewardError] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What an item's retention is worth."""
+
+    item: str
+    points: int = 0
+    errors: list[HomewardError] = field(default_factory=list)
+    disks: list[DiskVerdict] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.errors and not any(disk.errors for disk in self.disks)
+
+
+def verify(directory: Path) -> list[Verdict]:
+    """The verdicts on all items below a retention directory (or on the one item whose directory it is).
+
+    Errors: `RetentionFailed` (HW-MT-037) when it cannot be read at all.
+    """
+    try:
+        if (directory / "points").is_file():
+            return [_item(directory)]
+        items = sorted(path.parent for path in directory.glob("*/points"))
+        if not items:
+            raise RetentionFailed(path=str(directory), reason="no list of points in it, nor below it")
+        return [_item(path) for path in items]
+    except OSError as error:
+        raise RetentionFailed(path=str(directory), reason=error.strerror or str(error)) from error
+
+
+def _item(directory: Path) -> Verdict:
+    verdict = Verdict(directory.name)
+    sequences: list[int] = []
+    try:
+        for event in _lines(directory / "points"):
+            if event.get("event") == "point":
+                sequences.append(event["point"]["sequence"])
+            if event.get("event") == "drop":
+                sequences = [one for one in sequences if one not in event["sequences"]]
+    except HomewardError as error:
+        verdict.errors.append(error)
+    verdict.points = len(sequences)
+    for path in sorted(directory.iterdir()):
+        if path.is_dir() and len(path.name) == 32:
+            verdict.disks.append(_Disk(path, directory.name).verdict)
+    return verdict
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a list of points. Errors: `PointsDamaged`, `ClockBackwards`; a torn tail is none."""
+    data = path.read_bytes()
+    chain, at, newest = b"0" * 32, 0, 0
+    while at < len(data):
+        line, _, rest = data[at:].partition(b"\n")
+        told, body = line[:32], line[33:]
+        if undo.checksum(chain + body).hex().encode() != told:
+            if b"\n" in rest:
+                raise PointsDamaged(path=str(path), offset=at, reason="a line whose checksum is wrong")
+            return
+        event = json.loads(body)
+        if event["event"] == "point":
+            time = event["point"]["time_ms"]
+            if time < newest:
+                raise ClockBackwards(
+                    path=str(path),
+                    segment=0,
+                    offset=at,
+                    found_time=f"{time} ms",
+                    expected_time=f"{newest} ms",
+                )
+            newest = time
+        yield event
+        chain, at = told, at + len(line) + 1
+
+
+class _Disk:
+    """The walk over one disk's segments; goes on behind damage, with the next segment that can be read."""
+
+    def __init__(self, directory: Path, item: str) -> None:
+        self._path = directory
+        self._item = item
+        self.verdict = DiskVerdict(directory.name)
+        self._end = (0, 0)
+        self._chain = bytes(16)
+        self._cycle = 0
+        self._time = 0
+        self._whole = True
+        self._run()
+
+    def _run(self) -> None:
+        numbers = sorted(int(path.stem) for path in self._path.iterdir() if NAME.match(path.name))
+        head = self._head()
+        first = head[0] if head is not None else (numbers[0] if numbers else 1)
+        last = max([*numbers[-1:], head[1] if head is not None else 0])
+        for number in range(first, last + 1):
+            if number not in numbers:
+                missing = SegmentMissing(
+                    path=str(self._path), segment=number, offset=self._end[1], first=first, last=last
+                )
+                self._wrong(missing)
+                continue
+            self.verdict.segments += 1
+            data = (self._path / f"{number:08d}.undo").read_bytes()
+            durable = head[2] if head is not None and head[1] == number else 0
+            after = head is None or number > head[1]
+            self._segment(number, data, number == first, number == last, durable, torn_header=after)
+
+    def _head(self) -> tuple[int, int, int] | None:
+        try:
+            found = json.loads((self._path / "head").read_bytes())
+            return int(found["first"]), int(found["segment"]), int(found["offset"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            self._wrong(RetentionFailed(path=str(self._path), reason="a head that cannot be read"))
+            return None
+
+    def _wrong(self, error: HomewardError) -> None:
+        """Points from which one would have to read across this place are lost; what comes behind begins anew."""
+        self.verdict.errors.append(error)
+        self._whole = False
+
+    def _segment(
+        self, number: int, data: bytes, is_first: bool, is_last: bool, durable: int, *, torn_header: bool
+    ) -> None:
+        path = str(self._path)
+        good = len(data) >= HEADER.size and undo.checksum(data[16 : HEADER.size]) == data[:16]
+        if not good:
+            if is_last and torn_header:
+                self.verdict.torn_bytes += len(data)
+            else:
+                self._wrong(SegmentDamaged(path=path, segment=number, offset=0, reason="no good header"))
+            return
+        found = HEADER.unpack_from(data)
+        magic, version, length, item, disk, told, cycle, end, chain, created = found[1:11]
+        if (magic, version, length, told) != (b"HWRJ", 1, HEADER.size, number):
+            self._wrong(
+                SegmentDamaged(path=path, segment=number, offset=0, reason="another segment's header")
+            )
+            return
+        if (item.hex(), disk.hex()) != (self._item, self.verdict.disk):
+            foreign = SegmentForeign(
+                path=path, segment=number, offset=0, found_item=item.hex(), found_disk=disk.hex(),
+                item=self._item, disk=self.verdict.disk,
+            )  # fmt: skip
+            self._wrong(foreign)
+            return
+        if self._whole and not is_first and (end, chain) != (self._end[1], self._chain):
+            reason = f"the next segment follows byte {end}"
+            self._wrong(SegmentDamaged(path=path, segment=number - 1, offset=self._end[1], reason=reason))
+        if created < self._time:
+            wrong = ClockBackwards(
+                path=path,
+                segment=number,
+                offset=0,
+                found_time=f"{created} ms",
+                expected_time=f"{self._time} ms",
+            )
+            self._wrong(wrong)
+        if not self._whole:
+            self.verdict.points_from, self._whole = max(cycle, self.verdict.points_from), True
+        self._time, self._cycle = max(created, self._time), cycle
+        self._records(number, data, is_last, durable)
+
+    def _records(self, number: int, data: bytes, is_last: bool, durable: int) -> None:
+        at, chain, told = HEADER.size, data[:16], durable
+        block = memoryview(bytearray(BLOCK))
+        while at < len(data):
+            reason, following, record_durable = self._record(data, at, chain, block)
+            if reason:
+                self._stop(number, data, at, reason, is_last, told)
+                break
+            told = max(told, record_durable)
+            chain, at = data[at : at + 16], following
+        else:
+            if at < durable:
+                reason = f"an end before byte {durable}"
+                self._wrong(SegmentDamaged(path=str(self._path), segment=number, offset=at, reason=reason))
+        self._end, self._chain = (number, at), chain
+        self.verdict.bytes += at
+
+    def _record(self, data: bytes, at: int, chain: bytes, block: memoryview) -> tuple[str, int, int]:
+        if len(data) - at < RECORD.size:
+            return "a record that is cut", 0, 0
+        told, before, cycle, _, blocks, stored, _, kind, _, _, durable = RECORD.unpack_from(data, at)
+        following = at + RECORD.size + stored
+        if following > len(data):
+            return "a record that is cut", 0, 0
+        if undo.checksum(data[at + 16 : following]) != told:
+            return "a record whose checksum is wrong", 0, 0
+        if before != chain:
+            return "a record that does not follow the one before it", 0, 0
+        if cycle < self._cycle:
+            return f"cycle {cycle} after cycle {self._cycle}", 0, 0
+        self._cycle = cycle
+        if kind == 1:
+            try:
+                undo.content(data, at, block)
+            except ValueError as error:
+                return str(error), 0, 0
+            self.verdict.records += 1
+            self.verdict.blocks += blocks
+        return "", following, durable
+
+    def _stop(self, number: int, data: bytes, at: int, reason: str, is_last: bool, durable: int) -> None:
+        """The place is a torn tail, unless something says that it was durable once."""
+        told = durable
+        # The next good record is no farther than the longest one; what it and those behind it know is enough.
+        end = min(at + 2 * (BLOCK + RECORD.size), len(data) - RECORD.size) if is_last else 0
+        for start in range(at + 1, end):
+            found = RECORD.unpack_from(data, start)
+            stop = start + RECORD.size + found[5]
+            plausible = found[5] <= BLOCK and stop <= len(data) and found[7] in (1, 2) and found[9] == 0
+            if plausible and undo.checksum(data[start + 16 : stop]) == found[0]:
+                told = max(told, found[10])
+        if told > at:
+            self._wrong(SegmentDamaged(path=str(self._path), segment=number, offset=at, reason=reason))
+        elif is_last:
+            self.verdict.torn_bytes += len(data) - at

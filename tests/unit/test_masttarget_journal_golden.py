@@ -1,0 +1,77 @@
+"""A journal of version 1 goes on being read: by today's reader, and by hand with other people's packages."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import lz4.block
+import xxhash
+
+from masttarget.adapters.retention_files import RetentionFiles
+from masttarget.points import Kind, Points
+from masttarget.undo import Identity
+from masttarget.verify import verify
+from masttarget.view import PointView
+from tests.fault.media import MemoryDisk
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "journal"
+ITEM, DISK = b"i" * 16, b"d" * 16
+BLOCK = 65536
+
+
+def inflated(name: str) -> bytes:
+    return zlib.decompress((GOLDEN / f"{name}.raw.zlib").read_bytes())
+
+
+def test_todays_reader_reads_it() -> None:
+    files = RetentionFiles(GOLDEN)
+    points = Points(files.points(ITEM), ITEM.hex())
+    points.load()
+    assert [(point.sequence, point.kind) for point in points] == [
+        (1, Kind.AS_FOUND),
+        (2, Kind.CRASH_CONSISTENT),
+        (3, Kind.CRASH_CONSISTENT),
+    ]
+    now = inflated("now")
+    disk = MemoryDisk(len(now))
+    disk.write(0, memoryview(now))
+    for sequence, expected in ((1, inflated("then-1")), (2, inflated("then-2")), (3, now)):
+        view = PointView(disk, files.segments(ITEM, DISK), Identity(ITEM, DISK, len(now)), sequence)
+        into = memoryview(bytearray(len(now)))
+        view.read(0, into)
+        assert into == expected
+    assert verify(GOLDEN)[0].good
+
+
+def test_the_tables_of_the_document_read_it() -> None:
+    folder = GOLDEN / ITEM.hex()
+    chain = b"0" * 32
+    for line in (folder / "points").read_bytes().splitlines():
+        assert xxhash.xxh3_128_hexdigest(chain + line[33:]).encode() == line[:32]
+        chain = line[:32]
+        json.loads(line[33:])
+    found: dict[tuple[int, int], bytes] = {}
+    for path in sorted((folder / DISK.hex()).glob("*.undo")):
+        data = path.read_bytes()
+        assert data[16:20] == b"HWRJ"
+        assert xxhash.xxh3_128_digest(data[16:128]) == data[:16]
+        at, before = 128, data[:16]
+        while at < len(data):
+            cycle, first, blocks, stored, length, kind, codec = struct.unpack_from("<QQIIIBB", data, at + 32)
+            end = at + 72 + stored
+            assert data[at + 16 : at + 32] == before
+            assert xxhash.xxh3_128_digest(data[at + 16 : end]) == data[at : at + 16]
+            payload = data[at + 72 : end]
+            if kind == 1:
+                content = payload if codec == 0 else b""
+                if codec == 1:
+                    content = lz4.block.decompress(payload, length)
+                for block in range(first, first + blocks):
+                    found[cycle, block] = content
+            before, at = data[at : at + 16], end
+    then = inflated("then-1"), inflated("then-2")
+    for (cycle, block), old in found.items():
+        expected = then[cycle - 2][block * BLOCK : (block + 1) * BLOCK]
+        assert (old or bytes(len(expected))) == expected
+    assert set(found) == {(2, 0), (2, 1), (2, 10), (3, 0), (3, 2)}
