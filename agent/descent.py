@@ -6,6 +6,7 @@ then blocks, deepest first, so that what waits stays small whatever the disk.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -13,6 +14,7 @@ from _native import compare
 from disks.digestmap import DigestMap
 from disks.scan import RegionRun
 from drcore.units import (
+    BLOCK_BYTES,
     DIGEST_BYTES,
     FANOUT,
     REGION_BLOCKS,
@@ -44,7 +46,8 @@ class Ship:
     """Send the blocks (a bitmap) of a span, of each as little as brings the target up to date.
 
     Of those in `patched` the sectors that differ from `sectors` (256 bytes of the target's sector digests for each, in
-    order), of those in `fresh`, which are zero at the target, the sectors that are not; the others whole.
+    order), of those in `fresh`, which are zero at the target, the sectors that are not; the others whole. Blocks that are
+    `unread` nobody has read: their digests are noted as they are read, and those that turn out to be zero stay here.
     """
 
     span: int
@@ -52,6 +55,7 @@ class Ship:
     patched: int
     fresh: int
     sectors: bytes
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,14 @@ class Descent:
         self._orders: deque[Order] = deque()
         self._spans: deque[int] = deque()
         self._asked: set[tuple[int, int]] = set()
+        self._filling: Iterator[Ship] | None = None
+
+    def fill(self, runs: Iterator[tuple[int, int]]) -> None:
+        """The target holds nothing, so there is nothing to compare: what may hold data is ordered as it comes.
+
+        `runs` are (start, end) in bytes, ascending, whole blocks. They are asked for one at a time, as orders are.
+        """
+        self._filling = self._fill(runs)
 
     # What is told
 
@@ -123,6 +135,8 @@ class Descent:
         while True:
             if self._orders:
                 return self._orders.popleft()
+            if self._filling is not None:
+                return self._next_filled(self._filling)
             if self._spans and len(self._asked) < ASKS_MAX:
                 span = self._spans.popleft()
                 return self._ask(1, span, self._digests.read(span * SPAN_BLOCKS, self._span_blocks(span)))
@@ -143,6 +157,29 @@ class Descent:
     def compared_regions(self) -> int:
         """Regions of which both ends' digests were compared."""
         return self._compared
+
+    def _next_filled(self, orders: Iterator[Ship]) -> Ship | None:
+        order = next(orders, None)
+        if order is None:
+            self._compared = self._target_end  # what the target has told of, which is all of it at once
+        else:
+            self._compared = max(self._compared, order.span // REGION_SPANS)
+        return order
+
+    def _fill(self, runs: Iterator[tuple[int, int]]) -> Iterator[Ship]:
+        span = blocks = 0
+        for start, end in runs:
+            first, behind = start // BLOCK_BYTES, parts(end, BLOCK_BYTES)
+            while first < behind:
+                if first // SPAN_BLOCKS != span:
+                    if blocks:
+                        yield Ship(span, blocks, 0, blocks, b"", unread=True)
+                    span, blocks = first // SPAN_BLOCKS, 0
+                stop = min(behind, (span + 1) * SPAN_BLOCKS)
+                blocks |= ((1 << stop - first) - 1) << first % SPAN_BLOCKS
+                first = stop
+        if blocks:
+            yield Ship(span, blocks, 0, blocks, b"", unread=True)
 
     def _ask(self, level: int, node: int, digests: bytes) -> Ask:
         self._asked.add((level, node))

@@ -17,7 +17,7 @@ from agent.window import Window
 from agent.work import WorkQueue
 from disks.digestmap import DigestMap
 from disks.disk import Disk
-from disks.scan import RegionRun, scan
+from disks.scan import RegionRun, data_runs, scan
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import HANDSHAKE_SECONDS_MAX, HEARTBEAT_SECONDS
@@ -127,6 +127,8 @@ class _Item:
     source: Source
     descent: Descent
     disk: SyncDisk
+    empty: bool = False
+    """The target holds nothing: every block is read once, when it is shipped."""
 
 
 @dataclass(slots=True)
@@ -192,6 +194,10 @@ class Sync:
             opened = self._open()
             self.progress.overwrites = any(not (state.empty or state.resumed) for state in opened.disks)
             if opened.published != self._point:
+                for item, state in zip(self._items, opened.disks, strict=True):
+                    if state.empty:
+                        item.empty = True
+                        item.descent.fill(data_runs(item.source.disk, item.source.digests.size))
                 self._start()
                 self._compare_and_ship()
             self._links[0].send(SESSION_STREAM, Bye())
@@ -324,6 +330,8 @@ class Sync:
         try:
             for item in self._items:
                 source = item.source
+                if item.empty:
+                    continue  # nothing to compare with: the lanes read it as they ship it
                 for run in scan(source.disk, source.digests, source.secret, on_bytes):
                     self._inbox.put(_SourceRun(source.stream, run))
                 self._scanned_before += source.digests.size
@@ -403,6 +411,11 @@ class Sync:
         for item in self._items:
             while (order := item.descent.next()) is not None:
                 self._give(item, order)
+                if item.empty:
+                    self._tell_compared()
+        self._tell_compared()
+
+    def _tell_compared(self) -> None:
         compared = sum(
             min(item.descent.compared_regions * REGION_BYTES, item.source.digests.size)
             for item in self._items

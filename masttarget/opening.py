@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from disks.digestmap import DigestMap
-from disks.disk import Disk
+from disks.disk import Disk, ExtentKind
 from drcore.clock import Clock
 from drcore.errors import HomewardError
 from drcore.units import parts
@@ -130,6 +130,7 @@ def open_disk(
             )
             record = _recognise(config, source_bytes, store, journal, record, disk, finished, adopted=adopted)
         assert record is not None
+        empty = empty or (not resumed and finished is None and _blank(disk, source_bytes))
         target = TargetDisk(
             disk, source_bytes, secret, lambda: store.new_map(config, source_bytes), empty=empty
         )
@@ -207,6 +208,11 @@ def _create(
         disk.close()
         raise
     return disk, record
+
+
+def _blank(disk: Disk, size: int) -> bool:
+    """Whether the first `size` bytes are known to read as zeroes without a look at them."""
+    return all(extent.kind is ExtentKind.ZERO for extent in disk.extents(0, size))
 
 
 def _whole_sectors(size: int) -> int:

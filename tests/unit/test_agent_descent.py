@@ -196,6 +196,25 @@ def test_regions_that_are_zero_on_both_sides_are_passed_in_one_step() -> None:
     digests.close()
 
 
+def test_an_empty_target_gets_what_may_hold_data_without_a_comparison() -> None:
+    blocks = 3 * SPAN_BLOCKS + 5
+    runs = [(0, 2), (10, SPAN_BLOCKS + 1), (SPAN_BLOCKS + 3, SPAN_BLOCKS + 4), (3 * SPAN_BLOCKS, blocks)]
+    descent = Descent(map_of([ZERO_DIGEST] * blocks), SECRET)
+    descent.fill((start * BLOCK_BYTES, end * BLOCK_BYTES) for start, end in runs)
+    ordered: list[tuple[int, int]] = []
+    while (order := descent.next()) is not None:
+        assert isinstance(order, Ship)
+        assert (order.unread, order.patched, order.fresh) == (True, 0, order.blocks)
+        ordered += [(order.span * SPAN_BLOCKS + first, count) for first, count in bit_runs(order.blocks)]
+    assert len({first // SPAN_BLOCKS for first, _ in ordered}) == 3
+    covered = [block for first, count in ordered for block in range(first, first + count)]
+    assert covered == [block for start, end in runs for block in range(start, end)]
+    assert not descent.settled, "the master target has not told its digests"
+    descent.target_scanned(Scanned(0, descent._digests.regions, EMPTY))
+    assert descent.next() is None
+    assert descent.settled
+
+
 def test_blocks_that_did_not_add_up_are_sent_whole() -> None:
     descent = Descent(map_of([b"a" * 16] * 130), SECRET)
     descent.mismatched((0, 129))

@@ -91,8 +91,16 @@ def test_an_existing_target_has_to_be_adopted(bench: Bench) -> None:
         bench.open()
     assert str(SIZE) in caught.value.identity
     assert not bench.journal.exists()
+    with bench.path.open("r+b") as file:
+        file.write(b"content")
     disk = bench.open(adopt=True)
     assert (disk.empty, disk.resumed, disk.target.known) == (False, False, False)
+
+
+def test_an_adopted_target_that_is_one_hole_needs_no_reading(bench: Bench) -> None:
+    create(bench.path, Format.RAW, SIZE).close()
+    disk = bench.open(adopt=True)
+    assert (disk.empty, disk.resumed, disk.target.known) == (True, False, True)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +196,7 @@ def test_the_kept_map_is_not_trusted_when_anything_changed(bench: Bench, change:
 
 
 def test_a_map_is_kept_only_when_it_is_true(bench: Bench) -> None:
-    create(bench.path, Format.RAW, SIZE).close()
+    bench.path.write_bytes(b"content".ljust(SIZE, b"\0"))
     disk = bench.open(adopt=True)
     disk.begin(1, 1)
     bench.close(disk)  # before the disk was read
