@@ -29,8 +29,10 @@ from disks.image import Image
 from disks.linear import create_raw, open_raw
 from disks.opening import open_backing
 from disks.recognise import CREATE_TYPES, FORMATS, always_raw, classify, disguised, recognise, resolve
+from disks.vhd_check import check_dynamic, check_fixed
 from disks.vhd_differencing import open_differencing
 from disks.vhdx import create_vhdx, open_vhdx
+from disks.vhdx_check import check_vhdx
 from drcore.limits import DISK_BYTES_MAX
 from drcore.units import ByteCount
 
@@ -110,6 +112,11 @@ CREATORS: Final[dict[Format, Creator]] = {
 CHECKERS: Final[dict[Format, Checker]] = {
     **dict.fromkeys(CREATE_TYPES.values(), vmdk_check.check_vmdk),
     Format.QCOW2: qcow2_check.check_qcow2,
+    Format.VHD_FIXED: check_fixed,
+    Format.VHD_DYNAMIC: check_dynamic,
+    Format.VHD_DIFFERENCING: check_dynamic,
+    Format.VHDX_FIXED: check_vhdx,
+    Format.VHDX_DYNAMIC: check_vhdx,
 }
 """Formats that have more to check than what opening them does."""
 

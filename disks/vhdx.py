@@ -38,7 +38,7 @@ from disks.vhdx_layout import (
     Metadata,
     Region,
 )
-from disks.vhdx_table import BlockTable, Slots, check_entry
+from disks.vhdx_table import BlockTable, Slots, take_places
 from drcore.limits import DISK_BYTES_MAX, KIB, MIB, VHDX_DIRTY_PAGES_MAX, VHDX_FILE_BYTES_MAX
 from drcore.units import ByteCount
 
@@ -108,10 +108,7 @@ class Vhdx:
         for region in found.regions:
             slots.take(region.offset, region.length)
         slots.take(found.header.log_offset, found.header.log_bytes)
-        self._used = sum(
-            check_entry(self._metadata, index, entry, found.table, slots)
-            for index, entry in self._table.entries()
-        )
+        self._used, self._kept = take_places(self._metadata, self._table, found.table, slots)
         self._end = slots.end
         self._cleared = False
 
@@ -269,6 +266,14 @@ class Vhdx:
 
     def _allocate(self, block: int) -> None:
         """The block has a place that reads as zeroes; the table names it at the next flush."""
+        index = self._metadata.entry(block)
+        if index in self._kept:
+            # A fixed image keeps the place of a block that holds nothing (2.5.1.1).
+            start = self._table.get(index) & OFFSET_MASK
+            self._backing.zero(start, self._metadata.block_bytes)
+            self._table.set(index, start | BlockState.FULLY_PRESENT)
+            self._used += 1
+            return
         start, end = self._end, self._end + self._metadata.block_bytes
         if end > VHDX_FILE_BYTES_MAX:
             raise ImageFull(path=str(self.path), offset=start, length=end - start, limit=VHDX_FILE_BYTES_MAX)
@@ -278,7 +283,7 @@ class Vhdx:
             self._cleared = True
         if end > self._backing.size:
             self._backing.resize(end)
-        self._table.set(self._metadata.entry(block), start | BlockState.FULLY_PRESENT)
+        self._table.set(index, start | BlockState.FULLY_PRESENT)
         self._used += 1
         self._end = end
 

@@ -5,7 +5,7 @@ Source: [MS-VHDX] 2.5. Pages without an entry cost nothing, so that a sparse dis
 
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Final
 
 from disks.backing import Backing
@@ -134,7 +134,23 @@ class Slots:
         return (self._taken.rfind(1) + 1) * ALIGNMENT
 
 
-def check_entry(metadata: Metadata, index: int, entry: int, region: Region, slots: Slots) -> bool:
+def take_places(metadata: Metadata, table: BlockTable, region: Region, slots: Slots) -> tuple[int, Set[int]]:
+    """How many blocks are present, and the entries of a fixed image that only keep a block's place for it.
+
+    Each present block's place is taken, the others' where nothing present lies there. Raises Malformed.
+    """
+    used, kept = 0, array("Q")
+    chunk = metadata.chunk_ratio + 1
+    for index, entry in table.entries():
+        if _check_entry(metadata, index, entry, region, slots):
+            used += 1
+        elif metadata.fixed and entry & OFFSET_MASK and index % chunk != chunk - 1:
+            kept.append(index)
+    free = (each for each in kept if slots.take(table.get(each) & OFFSET_MASK, metadata.block_bytes))
+    return used, frozenset(free)
+
+
+def _check_entry(metadata: Metadata, index: int, entry: int, region: Region, slots: Slots) -> bool:
     """Whether the entry gives a payload block a place; it has that for itself, within the file. Raises Malformed.
 
     An image without a parent has no use for sector bitmaps; one that a writer left is only taken notice of.
