@@ -2,6 +2,7 @@
 
 Part `sync`: a round makes a source and an older target (or none), starts both roles with a counting relay between them,
 kills one or both, checks the target against what was acknowledged, and starts them again until they are done.
+Part `confserver`: see `crash_confserver`.
 """
 
 import os
@@ -22,6 +23,7 @@ from drcore.limits import MIB
 from drcore.secret import Secret
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES
 from masttarget.journal import decode_applied
+from tests.campaigns.crash_confserver import confserver
 from tests.campaigns.dying import AGENT_POINTS, MASTTARGET_POINTS
 from tests.campaigns.relay import Relay
 from tests.campaigns.runner import Campaign, Round
@@ -244,4 +246,4 @@ def judge(stage: Stage) -> None:
     assert status.returncode == 0, status.stdout + status.stderr
 
 
-CAMPAIGN = Campaign("crash", {"sync": sync})
+CAMPAIGN = Campaign("crash", {"sync": sync, "confserver": confserver})

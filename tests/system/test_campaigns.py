@@ -8,7 +8,7 @@ from tests.campaigns.runner import Campaign
 
 @pytest.mark.parametrize(
     ("campaign", "rounds"),
-    [(attack.CAMPAIGN, 400), (crash.CAMPAIGN, 4), (fault.CAMPAIGN, 24), (fuzz.CAMPAIGN, 1200)],
+    [(attack.CAMPAIGN, 400), (crash.CAMPAIGN, 5), (fault.CAMPAIGN, 24), (fuzz.CAMPAIGN, 1200)],
     ids=lambda value: value.name if isinstance(value, Campaign) else None,
 )
 def test_a_campaign_holds(campaign: Campaign, rounds: int) -> None:
