@@ -38,7 +38,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """All settings of the role. `bandwidth` is in bytes a second."""
+    """All settings of the role. `bandwidth` is in bytes a second; with 0 `lanes` their number is measured."""
 
     host: str
     port: int
@@ -90,7 +90,7 @@ def _read(found: dict[str, Any], environment: Mapping[str, str]) -> AgentConfig:
         generation=role.number("generation", 1, 0, 2**63 - 1),
         bandwidth=role.rate("bandwidth"),
         compression=Compression(role.choice("compression", tuple(c.value for c in Compression), "auto")),
-        lanes=role.number("lanes", 1, 1, LANES_MAX),
+        lanes=role.number("lanes", 0, 0, LANES_MAX),
         reconnects=role.number("reconnects", 5, 0, 1000),
         blob_ca_file=role.path("blob_ca_file") if role.has("blob_ca_file") else None,
     )

@@ -1,20 +1,34 @@
 """How fast, and whether compressed: a token bucket for the rate, and a measuring choice of compression."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from math import inf
+from statistics import median_low
+from typing import Final
 
 from agent.config import Compression
 from drcore.clock import Clock
 
-BURST_SECONDS = 0.05
-SLICE_SECONDS = 0.2
-"""A stop is heard at least so often, however low the rate."""
-RATE_WORTH_COMPRESSING = 400_000_000
+BURST_SECONDS: Final = 0.05
+SLICE_SECONDS: Final = 0.2
+"""A stop, and a new rate, are heard at least so often, however low the rate."""
+RATE_WORTH_COMPRESSING: Final = 400_000_000
 """Bytes a second: a bandwidth set below what LZ4 compresses on one core (0.45 GB/s) makes compression pay, and what the
 first frames take, which go in one burst, says nothing of it."""
-PROBE_FRAMES = 32
-"""Every so many frames the choice is tried the other way, as links and contents change."""
+RATE_MEMORY: Final = 0.7
+"""What a frame counts when the next is added: half of a rate is that of the last two."""
+SAMPLES: Final = 5
+"""Frames of each kind whose middle one counts: a flush at the other end holds up one in sixteen."""
+PROBE_FRAMES: Final = 3
+"""Frames that try the other way: most of the samples, and more than what a socket takes at once."""
+PROBE_AFTER_MIN: Final = 8
+PROBE_AFTER_MAX: Final = 2048
+"""Frames between two tries, as links and contents change …"""
+PROBE_COST_MAX: Final = 0.02
+"""… and tries of what costs more take at most this share of the time."""
+WORTH_CHANGING: Final = 0.97
+"""The other way is taken when it needs less than this share of the time: below that it may as well be chance."""
 
 
 class Bucket:
@@ -25,44 +39,78 @@ class Bucket:
         self._stopped = stopped
         self._clock = clock
         self._lock = threading.Lock()
-        self._free_at = clock.monotonic()
+        self._since = clock.monotonic()
+        self._asked = 0
+        self._allowed = 0.0
+
+    def set_rate(self, rate: int | None) -> None:
+        """From now on so many bytes a second; who waits already waits at the new rate for what is left."""
+        with self._lock:
+            self._advance()
+            self._rate = rate
 
     def take(self, count: int) -> None:
         """Returns when `count` bytes may go, or soon after a stop."""
-        if self._rate is None:
-            return
         with self._lock:
-            now = self._clock.monotonic()
-            start = max(self._free_at, now - BURST_SECONDS)
-            self._free_at = start + count / self._rate
-            wait = self._free_at - now
-        while wait > 0 and not self._stopped():
+            self._advance()
+            self._asked += count
+            mine = self._asked
+        while not self._stopped():
+            with self._lock:
+                self._advance()
+                if self._rate is None or mine - self._allowed < 1:
+                    return
+                wait = (mine - self._allowed) / self._rate
             self._clock.sleep(min(wait, SLICE_SECONDS))
-            wait -= SLICE_SECONDS
+
+    def _advance(self) -> None:
+        """Silence earns no more than a burst."""
+        now = self._clock.monotonic()
+        seconds, self._since = now - self._since, now
+        if self._rate is None:
+            self._allowed = self._asked
+        else:
+            burst = self._rate * BURST_SECONDS
+            self._allowed = min(self._allowed + seconds * self._rate, self._asked + burst)
 
 
-@dataclass(slots=True)
-class _Average:
-    value: float = 0.0
-    known: bool = False
+class Rate:
+    """Bytes a second of the last frames, older ones counting less and less."""
 
-    def add(self, value: float) -> None:
-        self.value = value if not self.known else 0.8 * self.value + 0.2 * value
-        self.known = True
+    def __init__(self) -> None:
+        self._bytes = self._seconds = 0.0
+
+    def add(self, count: int, seconds: float) -> None:
+        """One more frame took so long."""
+        self._bytes = RATE_MEMORY * self._bytes + count
+        self._seconds = RATE_MEMORY * self._seconds + seconds
+
+    @property
+    def value(self) -> float:
+        """Infinite for what took no time."""
+        return self._bytes / self._seconds if self._seconds else inf
 
 
 class Compressor:
-    """Chooses the mode of `_native.pack` for the next frame of one lane from what the last ones took."""
+    """Chooses the mode of `_native.pack` for the next frame by what the last ones took, either way. Any thread.
+
+    What counts is the time that a byte of content keeps a lane busy, from packing until the socket has taken it:
+    a slow line, a bandwidth, a slow target show there by themselves, as does a processor that has better to do.
+    """
 
     NEVER, ALWAYS, SAMPLED = 0, 1, 2
 
-    def __init__(self, setting: Compression, rate: int | None = None) -> None:
+    def __init__(self, setting: Compression, rate: int | None = None, *, near: bool = False) -> None:
         self._setting = setting
+        self._lock = threading.Lock()
+        self._samples: dict[bool, deque[float]] = {way: deque(maxlen=SAMPLES) for way in (False, True)}
+        self._compresses = not near
+        self._probe_in = PROBE_AFTER_MIN
+        self.set_rate(rate)
+
+    def set_rate(self, rate: int | None) -> None:
+        """The bandwidth that is set from now on."""
         self._held_back = rate is not None and rate < RATE_WORTH_COMPRESSING
-        self._frames = 0
-        self._packing = (_Average(), _Average())  # seconds a byte of content, plain and compressing
-        self._ratio = _Average()  # bytes on the wire for a byte of content, compressing
-        self._sending = _Average()  # seconds a byte on the wire
 
     def mode(self) -> int:
         """The mode for the next frame."""
@@ -72,24 +120,27 @@ class Compressor:
             return self.NEVER
         if self._held_back:
             return self.SAMPLED
-        self._frames += 1
-        better = self._pays()
-        if self._frames % PROBE_FRAMES == 0:
-            better = not better
-        return self.SAMPLED if better else self.NEVER
+        with self._lock:
+            self._probe_in -= 1
+            probing = self._probe_in < 0
+            if self._probe_in <= -PROBE_FRAMES:
+                self._probe_in = PROBE_AFTER_MIN
+            return self.SAMPLED if self._compresses != probing else self.NEVER
 
-    def _pays(self) -> bool:
-        plain, compressing = self._packing
-        if not (plain.known and compressing.known and self._sending.known):
-            return not compressing.known or plain.known
-        with_it = compressing.value + self._ratio.value * self._sending.value
-        return with_it < plain.value + self._sending.value
-
-    def packed(self, mode: int, content: int, wire: int, pack_seconds: float, send_seconds: float) -> None:
-        """A frame of `content` bytes before and `wire` bytes after packing took so long to pack and to send."""
-        if content == 0 or wire == 0:
+    def packed(self, mode: int, content: int, seconds: float) -> None:
+        """A frame of `content` bytes kept its lane busy for so long."""
+        if content == 0 or self._setting is not Compression.AUTO or self._held_back:
             return
-        self._packing[mode != self.NEVER].add(pack_seconds / content)
-        if mode != self.NEVER:
-            self._ratio.add(wire / content)
-        self._sending.add(send_seconds / wire)
+        way = mode != self.NEVER
+        with self._lock:
+            self._samples[way].append(seconds / content)
+            ours, other = self._samples[self._compresses], self._samples[not self._compresses]
+            if min(len(ours), len(other)) < PROBE_FRAMES:
+                return
+            ours_seconds, other_seconds = median_low(ours), median_low(other)
+            if other_seconds < WORTH_CHANGING * ours_seconds:
+                self._compresses = not self._compresses
+                self._probe_in = PROBE_AFTER_MIN
+            elif way != self._compresses and self._probe_in >= 0:
+                extra = PROBE_FRAMES * (other_seconds / max(ours_seconds, 1e-12) - 1)
+                self._probe_in = round(min(max(PROBE_AFTER_MIN, extra / PROBE_COST_MAX), PROBE_AFTER_MAX))

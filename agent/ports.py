@@ -1,5 +1,6 @@
 """What the agent needs from outside."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from wireproto.link import Transport
@@ -29,11 +30,25 @@ class SourceMark(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LineState:
+    """What a connection tells of the line below it."""
+
+    delivered_bytes: int
+    """What the other end has received, since the connection began."""
+    round_trip: float
+    """The shortest that was seen, in seconds."""
+
+
 class Connect(Protocol):
     """How to reach the master target."""
 
     def __call__(self) -> Transport:
         """A new connection. Errors: `MasttargetUnreachable` (HW-AGENT-003)."""
+        ...
+
+    def line(self, transport: Transport) -> LineState | None:
+        """What is known of the line of one of its connections; None where nothing tells, or once it is closed."""
         ...
 
     @property

@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from _native import compare, digest, pack
 from agent.descent import Clear, Ship
-from agent.pace import Bucket, Compressor
+from agent.pace import Bucket, Compressor, Rate
 from agent.ports import SentRecord
 from agent.window import Window
 from agent.work import WorkQueue
@@ -15,7 +16,7 @@ from disks.disk import Disk
 from drcore.buffers import buffer
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import FRAME_BYTES_MAX
+from drcore.limits import FRAME_BYTES_MAX, KIB
 from drcore.units import (
     BLOCK_BYTES,
     BLOCK_SECTORS,
@@ -26,17 +27,32 @@ from drcore.units import (
     bit_runs,
     parts,
 )
+from wireproto.connection import SESSION_STREAM
+from wireproto.errors import ConnectionLost
 from wireproto.frame import PLAIN_BYTES_MAX
 from wireproto.link import Link
-from wireproto.messages import PREFIX_BYTES, RANGES_MAX, Zeroes
+from wireproto.messages import PREFIX_BYTES, RANGES_MAX, Bye, Zeroes
 
 ENTRIES_MAX = RANGES_MAX
+SECTOR_DIGESTS_BYTES = BLOCK_SECTORS * DIGEST_BYTES
+"""What an order holds for each patched block."""
 DENSE = 0.9
 """The share of sectors with data from which on a span's blocks go whole."""
 PIECE_BLOCKS = 8
 """Blocks that are read and hashed at once: 512 KiB, a core's second-level cache."""
 LINGER_SECONDS = 0.004
 """How long a frame that is not full waits for more work: far below a round trip, far above the next answer."""
+IDLE_SECONDS = 0.25
+"""How often a lane without work looks whether it is still wanted."""
+FRAME_SECONDS = 0.05
+FRAME_BYTES_MIN = 132 * KIB
+"""A lane on a slow line makes shorter frames, of so many seconds: what a frame holds waits for its last byte, at the
+other end and in the window. No shorter than two blocks and their headers."""
+ORDER_SECONDS = 0.25
+ORDER_BLOCKS_MIN = 2
+"""Nor does it take more of a span than that: the rest is left to the others, so that all end together."""
+ORDER_BLOCKS_FIRST = 16
+"""While its speed is not known."""
 
 
 @dataclass(slots=True)
@@ -95,8 +111,15 @@ class Lane:
         self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
         self._sectors = memoryview(bytearray(SPAN_BLOCKS * 2))
         self._frame = buffer(FRAME_BYTES_MAX)[:PLAIN_BYTES_MAX]
+        self._frame_bytes = PLAIN_BYTES_MAX
+        self._order_blocks = ORDER_BLOCKS_FIRST
+        self._rate = Rate()
         self._source: Source | None = None
         self._taken = 0
+        self.line_seconds = 0.0
+        self.idle_seconds = 0.0
+        self.retired = False
+        self.left = False
         self._begin_frame()
         self._thread = threading.Thread(target=self._run, name=f"lane {number}", daemon=True)
 
@@ -108,10 +131,16 @@ class Lane:
         """The lane has ended."""
         self._thread.join()
 
+    def retire(self) -> None:
+        """The lane takes no more work, and says goodbye when everything it sent is durable; then it has `left`."""
+        self.retired = True
+
     def _run(self) -> None:
         try:
-            while True:
-                work = self._work.get(LINGER_SECONDS if self._taken else None)
+            while not self.retired:
+                before = self._clock.monotonic()
+                work = self._work.get(LINGER_SECONDS if self._taken else IDLE_SECONDS)
+                self.idle_seconds += self._clock.monotonic() - before
                 if work is None:
                     self._flush()
                     if self._work.closed:
@@ -125,7 +154,15 @@ class Lane:
                 if isinstance(order, Clear):
                     self._clear(order)
                 else:
+                    order, rest = divided(order, self._order_blocks)
+                    if rest is not None:
+                        self._work.put_back((source, rest))
                     self._ship(source, order)
+            self._flush()
+            self._window.settle(self.number)
+            self.left = True
+            with suppress(ConnectionLost):
+                self.link.send(SESSION_STREAM, Bye())
         except Exception as error:
             self._on_failure(coded(error))
 
@@ -157,16 +194,24 @@ class Lane:
 
     def _send(self, source: Source, plain: int, send: Callable[[], tuple[int, int]]) -> None:
         reserved = plain + 128
+        ready = self._clock.monotonic()
         self._window.acquire(reserved)
-        before = self._clock.monotonic()
         self._bucket.take(reserved)
+        before = self._clock.monotonic()
         sequence, count = send()
-        seconds = self._clock.monotonic() - before
+        after = self._clock.monotonic()
+        self.line_seconds += after - before
+        self._rate.add(count, after - before)
+        rate = self._rate.value
+        self._frame_bytes = round(min(max(FRAME_BYTES_MIN, FRAME_SECONDS * rate), PLAIN_BYTES_MAX))
+        self._order_blocks = round(
+            min(max(ORDER_BLOCKS_MIN, ORDER_SECONDS * rate / BLOCK_BYTES), SPAN_BLOCKS)
+        )
         self._window.sent(self.number, source.stream, sequence, reserved, count)
         with source.tally.lock:
             source.tally.frames += 1
             source.tally.plain_bytes += plain
-        self._compressor.packed(self._mode, self._content, count, self._pack_seconds, seconds)
+        self._compressor.packed(self._mode, self._content, self._pack_seconds + after - ready)
 
     # Orders
 
@@ -193,7 +238,14 @@ class Lane:
         while left:
             before = self._clock.monotonic()
             done, position, content = pack.pack(
-                span, first, left, sectors, self._found, self._frame, self._position, self._mode
+                span,
+                first,
+                left,
+                sectors,
+                self._found,
+                self._frame[: self._frame_bytes],
+                self._position,
+                self._mode,
             )
             self._pack_seconds += self._clock.monotonic() - before
             packed = left & ~done
@@ -284,6 +336,33 @@ class Lane:
             tally.sectors += number
             tally.content_bytes += content
             tally.resent_bytes += wire * again // packed.bit_count() if packed else 0
+
+
+def divided(order: Ship, count: int) -> tuple[Ship, Ship | None]:
+    """The order for its first `count` blocks, and one for the others, if there are any."""
+    if order.blocks.bit_count() <= count:
+        return order, None
+    first, left = 0, order.blocks
+    for _ in range(count):
+        first |= left & -left
+        left &= left - 1
+    told = SECTOR_DIGESTS_BYTES * (order.patched & first).bit_count()
+    return (
+        replace(
+            order,
+            blocks=first,
+            patched=order.patched & first,
+            fresh=order.fresh & first,
+            sectors=order.sectors[:told],
+        ),
+        replace(
+            order,
+            blocks=left,
+            patched=order.patched & left,
+            fresh=order.fresh & left,
+            sectors=order.sectors[told:],
+        ),
+    )
 
 
 def _place(found: memoryview, out: memoryview) -> None:

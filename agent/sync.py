@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agent.config import AgentConfig
+from agent.crew import Crew
 from agent.descent import Ask, Descent, Order, Ship
 from agent.errors import MasttargetUnreachable, NeverSettled, SourceChanged, SourceTouched, Stopped
+from agent.lanes import NEAR_SECONDS
 from agent.pace import Bucket, Compressor
-from agent.ports import Connect, SentRecord, SourceMark
+from agent.ports import Connect, LineState, SentRecord, SourceMark
 from agent.ship import Lane, Source, Tally, Work
 from agent.window import Window
 from agent.work import WorkQueue
@@ -92,6 +94,8 @@ class SyncReport:
     bytes_received: int
     resumed: bool
     point: bytes
+    lanes: int = 1
+    """The largest number that worked at the same time."""
 
 
 @dataclass(slots=True)
@@ -153,11 +157,14 @@ class Sync:
         self._work: WorkQueue[Work] = WorkQueue()
         self._window = Window()
         self._links: list[Link] = []
-        self._lanes: list[Lane] = []
         self._threads: list[threading.Thread] = []
         self._over = False
         self._failed = False
         self._done = threading.Event()
+        self._session = 0
+        self._bucket = Bucket(config.bandwidth, ports.clock, lambda: self._over or self._failed)
+        self._compressor = Compressor(config.compression, config.bandwidth)
+        self._crew = Crew(self._further, self._enlist, self._line, ports.clock, self._done)
         self._source_read = False
         self._scanned_before = 0
         secret = digest_secret(ports.shared, config.item.bytes).reveal()
@@ -174,8 +181,16 @@ class Sync:
     def standing(self) -> Progress:
         """The progress, brought up to date; any thread."""
         self.progress.sent_blocks = sum(item.source.tally.blocks for item in self._items)
-        self.progress.bytes_sent = sum(link.bytes_sent for link in list(self._links))
+        self.progress.bytes_sent = sum(link.bytes_sent for link in self._all_links())
         return self.progress
+
+    def _all_links(self) -> list[Link]:
+        return [lane.link for lane in self._crew.lanes] or list(self._links)
+
+    def set_bandwidth(self, rate: int | None) -> None:
+        """From now on so many bytes a second, or as many as the line takes; any thread."""
+        self._compressor.set_rate(rate)
+        self._bucket.set_rate(rate)
 
     def stop(self) -> None:
         """The run ends with `Stopped` (HW-AGENT-007) as soon as it can.
@@ -220,10 +235,17 @@ class Sync:
         self._links.append(first)
         if len(opened.disks) != len(self._disks) and opened.published != self._point:
             raise MessageRefused(reason="an opening of other disks")
+        self._session = opened.session
         for lane in range(1, self._config.lanes):
-            link, _ = self._connect(Purpose.LANE, opened.session, lane)
-            self._links.append(link)
+            self._links.append(self._further(lane))
         return opened
+
+    def _further(self, lane: int) -> Link:
+        """One more connection of the open session."""
+        return self._connect(Purpose.LANE, self._session, lane)[0]
+
+    def _line(self, link: Link) -> LineState | None:
+        return self._ports.connect.line(link.transport)
 
     def _connect(self, purpose: Purpose, session: int, lane: int) -> tuple[Link, Opened]:
         clock = self._ports.clock
@@ -285,23 +307,31 @@ class Sync:
 
     def _start(self) -> None:
         """Every loop runs: one that reads the sources, one that receives and one that ships for each lane."""
-        bucket = Bucket(self._config.bandwidth, self._ports.clock, lambda: self._over or self._failed)
+        line = self._line(self._links[0])
+        near = line is None or line.round_trip < NEAR_SECONDS
+        self._compressor = Compressor(self._config.compression, self._config.bandwidth, near=near)
         for number, link in enumerate(self._links):
-            self._thread(f"receive {number}", self._receive, number, link)
-            lane = Lane(
-                number,
-                link,
-                self._work,
-                self._window,
-                bucket,
-                Compressor(self._config.compression, self._config.bandwidth),
-                self._ports.clock,
-                self._fail,
-            )
-            self._lanes.append(lane)
-            lane.start()
+            self._crew.add(number, link)
+        if self._config.lanes == 0:
+            self._thread("steer", self._steer)
         self._thread("scan", self._scan)
         self._thread("heartbeat", self._beat)
+
+    def _enlist(self, number: int, link: Link) -> Lane:
+        """The lane works and is listened to."""
+        lane = Lane(
+            number,
+            link,
+            self._work,
+            self._window,
+            self._bucket,
+            self._compressor,
+            self._ports.clock,
+            self._fail,
+        )
+        self._thread(f"receive {number}", self._receive, lane)
+        lane.start()
+        return lane
 
     def _thread(self, name: str, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
@@ -314,8 +344,15 @@ class Sync:
         """The master target hears from this side often enough to know that it lives, on every lane."""
         try:
             while not self._done.wait(HEARTBEAT_SECONDS):
-                for link in self._links:
-                    link.send(SESSION_STREAM, Alive())
+                for lane in self._crew.working:
+                    lane.link.send(SESSION_STREAM, Alive())
+        except Exception as error:
+            self._fail(coded(error))
+
+    def _steer(self) -> None:
+        """There are as many lanes as bring something."""
+        try:
+            self._crew.steer()
         except Exception as error:
             self._fail(coded(error))
 
@@ -339,16 +376,16 @@ class Sync:
         except Exception as error:
             self._fail(coded(error))
 
-    def _receive(self, lane: int, link: Link) -> None:
+    def _receive(self, lane: Lane) -> None:
         """What the master target says goes to the comparing loop; acknowledgements free the window at once."""
         try:
             while True:
-                event = link.receive()
+                event = lane.link.receive()
                 if not isinstance(event, Received):
                     raise MessageRefused(reason="a clear message in a session")
                 match event.message:
                     case Durable(sequence):
-                        self._window.durable(lane, event.stream, sequence)
+                        self._window.durable(lane.number, event.stream, sequence)
                     case Alive():
                         pass
                     case Report() as report:
@@ -356,7 +393,9 @@ class Sync:
                     case _:
                         self._inbox.put(_detached(event))
         except Exception as error:
-            self._fail(coded(error))
+            if not lane.left:
+                self._fail(coded(error))
+            lane.link.close()
 
     def _fail(self, error: HomewardError) -> None:
         """Every loop that waits gets the error; the comparing loop raises the first one."""
@@ -491,10 +530,9 @@ class Sync:
         self._work.fail(Stopped())
         for link in self._links:
             link.close()
+        self._crew.close()
         for thread in self._threads:
             thread.join()
-        for lane in self._lanes:
-            lane.join()
 
     def _report(self, states: tuple[DiskState, ...]) -> SyncReport:
         disks = tuple(
@@ -511,10 +549,11 @@ class Sync:
         )
         return SyncReport(
             disks,
-            sum(link.bytes_sent for link in self._links),
-            sum(link.bytes_received for link in self._links),
+            sum(link.bytes_sent for link in self._all_links()),
+            sum(link.bytes_received for link in self._all_links()),
             any(state.resumed for state in states),
             self._point,
+            max(self._crew.most, 1),
         )
 
 

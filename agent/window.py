@@ -43,6 +43,16 @@ class Window:
             self._changed.notify_all()
         return done
 
+    def settle(self, lane: int) -> None:
+        """Everything that went over this lane is durable. Errors: the failure that ended the session."""
+        with self._changed:
+            while self._failure is None and any(
+                frames for (number, _), frames in self._under_way.items() if number == lane
+            ):
+                self._changed.wait()
+            if self._failure is not None:
+                raise self._failure
+
     def fail(self, error: HomewardError) -> None:
         """Everybody who waits gets `error`."""
         with self._changed:

@@ -45,6 +45,13 @@ class WorkQueue(Generic[_Order]):
             self._changed.notify_all()
             return order
 
+    def put_back(self, order: _Order) -> None:
+        """The rest of an order that was taken out is the next to be taken, by whichever lane."""
+        with self._changed:
+            self._orders.appendleft(order)
+            self._unsent += 1
+            self._changed.notify_all()
+
     def sent(self, count: int) -> None:
         """`count` orders that were taken out have been sent."""
         with self._changed:

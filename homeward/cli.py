@@ -471,6 +471,7 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
             "disks": disks,
             "bytes_sent": report.bytes_sent,
             "bytes_received": report.bytes_received,
+            "lanes": report.lanes,
             "resumed": report.resumed,
             "point": report.point.hex(),
             "seconds": seconds,

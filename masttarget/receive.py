@@ -87,7 +87,7 @@ class Session:
                 return
             self.ended = True
             self.arrived.notify_all()
-        for link in self.links:
+        for link in tuple(self.links):  # one may leave meanwhile
             if error is None:
                 link.close()
             else:
@@ -154,7 +154,8 @@ class Reception:
             hello = self._greet(link)
             proved()
             session = (self._join if hello.purpose is Purpose.LANE else self._begin)(link, hello)
-            self._converse(link, session)
+            if not self._converse(link, session):
+                session = None
         except Exception as failure:
             error = coded(failure)
             self._log("connection ended", peer=link.peer, code=error.code, error=str(error))
@@ -347,7 +348,9 @@ class Reception:
             if not session.ended:
                 session.end(coded(error))
 
-    def _converse(self, link: Link, session: Session) -> None:
+    def _converse(self, link: Link, session: Session) -> bool:
+        """The lane is over; False when it left a session that goes on without it."""
+
         def acknowledge(stream: int, sequence: int) -> None:
             with suppress(HomewardError):
                 link.send(stream, Durable(sequence))
@@ -361,12 +364,16 @@ class Reception:
             match event.message:
                 case Alive():
                     pass
+                case Bye() if link is not session.primary:
+                    with self._lock:
+                        session.links.remove(link)
+                    return False
                 case Bye():
                     session.finished = session.published != bytes(16)
-                    return
+                    return True
                 case Report() as report:
                     self._log("agent gave up", peer=link.peer, code=report.code, error=report.what)
-                    return
+                    return True
                 case Commit() as commit:
                     self._commit(link, session, commit)
                 case message:

@@ -47,7 +47,7 @@ class Link:
         self.peer = peer
         self.bytes_sent = 0
         self.bytes_received = 0
-        self._transport = transport
+        self.transport = transport
         self._lock = lock
         self._monotonic = monotonic
 
@@ -55,7 +55,7 @@ class Link:
         """The next event; waits for it. Errors: `ConnectionLost` and everything that `Connection.fed` raises."""
         while True:
             try:
-                count = self._transport.recv_into(self.connection.wanted())
+                count = self.transport.recv_into(self.connection.wanted())
             except OSError as error:
                 raise self._lost(error) from error
             if count == 0:
@@ -94,7 +94,7 @@ class Link:
 
     def _push(self, data: memoryview | bytes) -> None:
         try:
-            self._transport.sendall(data)
+            self.transport.sendall(data)
         except OSError as error:
             raise self._lost(error) from error
         self.bytes_sent += len(data)
@@ -102,7 +102,7 @@ class Link:
     def finish(self) -> None:
         """Nothing more is sent; what was sent still arrives."""
         with suppress(OSError):
-            self._transport.shutdown(1)
+            self.transport.shutdown(1)
 
     def drain(self) -> None:
         """The peer has closed, or the pipe was closed here; what it still sent is thrown away.
@@ -111,14 +111,14 @@ class Link:
         """
         scrap = memoryview(bytearray(65536))
         with suppress(OSError):
-            while self._transport.recv_into(scrap):
+            while self.transport.recv_into(scrap):
                 pass
 
     def close(self) -> None:
         """The pipe is given back; a thread that waits in `receive` gets `ConnectionLost`."""
         with suppress(OSError):  # not connected any more: closed all the same
-            self._transport.shutdown(2)
-        self._transport.close()
+            self.transport.shutdown(2)
+        self.transport.close()
 
     def _lost(self, error: OSError) -> ConnectionLost:
         if isinstance(error, TimeoutError | BlockingIOError):

@@ -5,9 +5,20 @@ import struct
 from typing import Final
 
 from agent.errors import MasttargetUnreachable
-from drcore.limits import HANDSHAKE_SECONDS_MAX, IDLE_SECONDS_MAX
+from agent.lanes import NEAR_SECONDS
+from agent.ports import LineState
+from drcore.limits import HANDSHAKE_SECONDS_MAX, IDLE_SECONDS_MAX, KIB
+from wireproto.link import Transport
 
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
+_UNSENT_BYTES: Final = 128 * KIB
+"""What may wait in a far socket for its turn on the line: enough to keep the line busy while the next frame is packed,
+and no more, as it counts as under way and no other lane can take it over. The buffers' sizes are left to Linux, which
+lets them grow with the line (tcp_wmem, tcp_rmem); a size that is set would stay."""
+_INFO_BYTES: Final = 192
+_INFO_BYTES_ACKED: Final = 120
+_INFO_MIN_RTT_US: Final = 148
+"""Offsets in Linux' struct tcp_info (include/uapi/linux/tcp.h)."""
 
 
 class TcpConnect:
@@ -32,4 +43,20 @@ class TcpConnect:
             stream.setsockopt(socket.IPPROTO_TCP, option, value)
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             stream.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", IDLE_SECONDS_MAX, 0))
+        line = self.line(stream)
+        if line is not None and line.round_trip >= NEAR_SECONDS:
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         return stream
+
+    def line(self, transport: Transport) -> LineState | None:
+        if not isinstance(transport, socket.socket):
+            return None
+        try:
+            info = transport.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+        except OSError:
+            return None
+        if len(info) < _INFO_MIN_RTT_US + 4:  # a kernel before 4.6
+            return None
+        (delivered,) = struct.unpack_from("=Q", info, _INFO_BYTES_ACKED)
+        (round_trip,) = struct.unpack_from("=I", info, _INFO_MIN_RTT_US)
+        return LineState(delivered, round_trip / 1e6)

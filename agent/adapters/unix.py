@@ -5,7 +5,9 @@ import struct
 from typing import Final
 
 from agent.errors import MasttargetUnreachable
+from agent.ports import LineState
 from drcore.limits import IDLE_SECONDS_MAX, LOCAL_SOCKET_BYTES
+from wireproto.link import Transport
 
 
 class UnixConnect:
@@ -27,3 +29,7 @@ class UnixConnect:
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             stream.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", IDLE_SECONDS_MAX, 0))
         return stream
+
+    def line(self, transport: Transport) -> LineState | None:
+        """A socket within the machine has no line."""
+        return None
