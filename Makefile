@@ -6,7 +6,7 @@ SEED ?=
 PART ?=
 QUICK ?=
 
-# make demo SOURCE=disk.vhd TARGET=disk.vmdk [CREATE=vmdk-monolithicSparse]: on your own disks; KEEP=1 keeps the files.
+# make demo-disk SOURCE=disk.vhd TARGET=disk.vmdk [CREATE=vmdk-monolithicSparse]: on your own disks; KEEP=1 keeps the files.
 SOURCE ?=
 TARGET ?=
 CREATE ?=
@@ -25,7 +25,9 @@ $(STAMP): pyproject.toml setup.py scripts/bootstrap $(NATIVE)
 	@scripts/bootstrap
 	@mkdir -p build && touch $@
 
-demo: demo-disk
+# make demo: a machine comes home, on stand-ins for vCenter and Azure; KEEP=1 keeps the files.
+demo: lab
+	@$(PY) scripts/demo.py $(if $(KEEP),--keep)
 
 demo-disk: build
 	@$(PY) scripts/demo_disk.py $(if $(KEEP),--keep) $(if $(CREATE),--create '$(CREATE)') \

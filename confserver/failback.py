@@ -117,9 +117,10 @@ def _give_back() -> Step:
 
 def _says_final(plan: Plan) -> tuple[str, ...]:
     grants = tuple(
-        f"grant read access to {disk} for {SAS_SECONDS} s, revoked afterwards" for disk in plan.azure_disks
+        f"grant read access to disk {disk.rpartition('/')[2]} in Azure for {SAS_SECONDS} s, revoked afterwards"
+        for disk in plan.azure_disks
     )
-    return (*grants, f"from 0 to {plan.bytes_max} bytes go to {names(plan)}; the final point is published")
+    return (*grants, f"what still differs goes to {names(plan)}; the final point is published")
 
 
 FAILBACK: Final = Verb(
@@ -139,7 +140,7 @@ FAILBACK: Final = Verb(
         ),
         Step(
             "stop-azure",
-            lambda plan: (f"stop and deallocate {plan.azure_vm}: the downtime begins",),
+            lambda plan: (f"stop and deallocate machine {plan.azure_name} in Azure: the downtime begins",),
             lambda work: work.azure.deallocate(work.plan.azure_vm),
             _start_azure,
             "the machine in Azure runs again",
@@ -237,14 +238,14 @@ CANCEL: Final = Verb(
         start_replication(),
         Step(
             "start-azure",
-            lambda plan: (f"start {plan.azure_vm}",),
+            lambda plan: (f"start machine {plan.azure_name} in Azure",),
             _start_azure,
             lambda work: work.azure.deallocate(work.plan.azure_vm),
             "the machine in Azure is stopped and deallocated",
         ),
         Step(
             "replicate",
-            lambda plan: (f"from 0 to {plan.bytes_max} bytes go to {names(plan)}; a point is published",),
+            lambda plan: (f"what differs goes to {names(plan)}; a point is published",),
             lambda work: void(cycle(work)),
             nothing,
             "none: what was written stays",

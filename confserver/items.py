@@ -103,6 +103,11 @@ class Plan:
         """The most that one pass over all disks can move (R100)."""
         return sum(disk.size for disk in self.disks)
 
+    @property
+    def azure_name(self) -> str:
+        """The name of the machine in Azure, for people."""
+        return self.azure_vm.rpartition("/")[2]
+
     def order(self) -> ReplicaOrder:
         """The plan's words for the data path."""
         disks = tuple(

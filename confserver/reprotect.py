@@ -107,7 +107,7 @@ def start_replication() -> Step:
 
 def _says_cycle(plan: Plan) -> tuple[str, ...]:
     return (
-        f"the differences go from {plan.azure_vm} to {names(plan)}: from 0 to {plan.bytes_max} bytes",
+        f"the differences go from machine {plan.azure_name} in Azure to {names(plan)}",
         "a point is published",
     )
 

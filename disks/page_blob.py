@@ -5,8 +5,9 @@ fragmented disk costs more than the read. So ranged GETs, the list and the prope
 alone (Azure REST API: Get Blob, Get Blob Properties, Get Page Ranges); a signed URL needs no more than that.
 """
 
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -28,6 +29,8 @@ from drcore.units import ByteCount
 
 PAGE: Final = 512
 FOOTER_BYTES: Final = vhd_layout.FOOTER_BYTES
+PIECE_BYTES: Final = PAGE_BLOB_READ_BYTES_MAX
+"""What is fetched ahead at once."""
 
 
 class Blob(Protocol):
@@ -71,6 +74,9 @@ class PageBlobDisk:
         self._blob = blob
         self._size = size
         self._allocated: int | None = None
+        self._lock = threading.Lock()
+        self._end = -1
+        self._ahead: dict[int, Future[bytearray]] = {}
         self._readers = ThreadPoolExecutor(PAGE_BLOB_READS_MAX, thread_name_prefix="page-blob")
 
     @property
@@ -102,7 +108,7 @@ class PageBlobDisk:
     def read(self, offset: int, into: memoryview) -> None:
         check_range(self, offset, len(into))
         if len(into) <= PAGE_BLOB_READ_BYTES_MAX:
-            if len(into):
+            if len(into) and not self._read_ahead(offset, into):
                 self._blob.read(offset, into)
             return
         parts = range(0, len(into), PAGE_BLOB_READ_BYTES_MAX)
@@ -141,8 +147,44 @@ class PageBlobDisk:
         return ByteCount(self._allocated)
 
     def close(self) -> None:
-        self._readers.shutdown()
+        self._readers.shutdown(cancel_futures=True)
         self._blob.close()
+
+    def _read_ahead(self, offset: int, into: memoryview) -> bool:
+        """Whether `into` was filled from pieces that are fetched before they are asked for.
+
+        They are, as soon as reads follow one another; without that, each would wait for a whole round trip, and a scan
+        of a disk in Azure would take as long as its round trips.
+        """
+        first, last = offset // PIECE_BYTES, (offset + len(into) - 1) // PIECE_BYTES
+        with self._lock:
+            follows, self._end = offset == self._end, offset + len(into)
+            if not follows and first not in self._ahead:
+                return False
+            wanted = range(first, min(first + PAGE_BLOB_READS_MAX, -(-self._size // PIECE_BYTES)))
+            for piece in [piece for piece in self._ahead if piece not in wanted]:
+                self._ahead.pop(piece).cancel()
+            for piece in wanted:
+                if piece not in self._ahead:
+                    self._ahead[piece] = self._readers.submit(self._piece, piece)
+            coming = [(piece, self._ahead[piece]) for piece in range(first, last + 1) if piece in self._ahead]
+        if len(coming) != last - first + 1:
+            return False
+        for piece, future in coming:
+            begin = piece * PIECE_BYTES
+            start, end = max(offset, begin), min(offset + len(into), begin + PIECE_BYTES)
+            try:
+                content = memoryview(future.result())
+            except CancelledError:  # another reader has gone elsewhere meanwhile
+                return False
+            into[start - offset : end - offset] = content[start - begin : end - begin]
+        return True
+
+    def _piece(self, piece: int) -> bytearray:
+        start = piece * PIECE_BYTES
+        content = bytearray(min(PIECE_BYTES, self._size - start))
+        self._blob.read(start, memoryview(content))
+        return content
 
     def _runs(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
         """(offset, length, whether data); the list is asked for as the caller comes along."""

@@ -144,7 +144,7 @@ def _verb(name: str, words: str) -> click.Command:
         client = Client(server, token_file)
         if plan:
             made = client.post(f"/items/{item}/{name}", plan="true")
-            _answer(made, as_json, lambda: remote.show_plan(made))
+            _answer(made, as_json, lambda: remote.show_plan(made, item))
             return
         job = client.post(f"/items/{item}/{name}")
         if wait:
@@ -187,7 +187,7 @@ def list_jobs(item: str, server: str, token_file: Path | None, as_json: bool) ->
 
 
 @jobs.command("show")
-@click.argument("job")
+@click.argument("reference", metavar="ITEM|JOB")
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path),
@@ -196,12 +196,15 @@ def list_jobs(item: str, server: str, token_file: Path | None, as_json: bool) ->
 @server_option
 @token_option
 @json_option
-def show_job(job: str, key_file: Path | None, server: str, token_file: Path | None, as_json: bool) -> None:
-    """Shows a job with its steps and its report."""
-    found = Client(server, token_file).get(f"/jobs/{job}")
+def show_job(
+    reference: str, key_file: Path | None, server: str, token_file: Path | None, as_json: bool
+) -> None:
+    """Shows a job with its steps and its report; of an item, its newest job."""
+    client = Client(server, token_file)
+    found = client.get(f"/jobs/{watching.resolve(client, reference)}")
     if key_file is not None:
         _check_proof(found, key_file)
-    _answer(found, as_json, lambda: remote.show_job(found))
+    _answer(found, as_json, lambda: remote.show_job(found, _name(client, found)))
     if key_file is not None and not as_json:
         show.answer(f"  checked with {key_file}: authentic")
 
@@ -239,8 +242,9 @@ def watch_job(run: Any, reference: str, server: str, token_file: Path | None, as
 @json_option
 def cancel_job(job: str, server: str, token_file: Path | None, as_json: bool) -> None:
     """Ends a job and undoes what it did."""
-    found = Client(server, token_file).post(f"/jobs/{job}/cancel")
-    _answer(found, as_json, lambda: remote.show_job(found))
+    client = Client(server, token_file)
+    found = client.post(f"/jobs/{job}/cancel")
+    _answer(found, as_json, lambda: remote.show_job(found, _name(client, found)))
 
 
 @jobs.command("retry")
@@ -250,8 +254,9 @@ def cancel_job(job: str, server: str, token_file: Path | None, as_json: bool) ->
 @json_option
 def retry_job(job: str, server: str, token_file: Path | None, as_json: bool) -> None:
     """Runs a failed job's verb again, or goes on with the undo of one that is stuck."""
-    found = Client(server, token_file).post(f"/jobs/{job}/retry")
-    _answer(found, as_json, lambda: remote.show_job(found))
+    client = Client(server, token_file)
+    found = client.post(f"/jobs/{job}/retry")
+    _answer(found, as_json, lambda: remote.show_job(found, _name(client, found)))
 
 
 COMMANDS = (confserver, items, preflight, *VERBS, jobs)
@@ -274,6 +279,11 @@ def _watch(run: Any, client: Client, job: str, as_json: bool) -> None:
         remote.show_proof(found)
 
     _answer(found, as_json, tell)
+
+
+def _name(client: Client, job: dict[str, Any]) -> str:
+    """The name of the job's item."""
+    return str(client.get(f"/items/{job['item']}")["name"])
 
 
 def _answer(found: Any, as_json: bool, for_people: Any) -> None:

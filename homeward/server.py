@@ -151,9 +151,9 @@ def show_preflight(found: dict[str, Any]) -> None:
     show.answer(f"answer: {found['answer']}")
 
 
-def show_plan(found: dict[str, Any]) -> None:
+def show_plan(found: dict[str, Any], name: str) -> None:
     """Every step with what it would change."""
-    show.answer(f"{found['verb']} of {found['item']} would do this; nothing was touched:")
+    show.answer(f"{found['verb']} of {name} would do this; nothing was touched:")
     for number, step in enumerate(found["steps"], start=1):
         show.answer(f"{number:3}  {step['step']}")
         for effect in step["effects"]:
@@ -172,11 +172,11 @@ def show_jobs(jobs: list[dict[str, Any]]) -> None:
         show.answer(f"{job['id']}  {job['verb']:10} {job['status']:10} {job['created']}")
 
 
-def show_job(job: dict[str, Any]) -> None:
-    """A job with its steps and its report."""
+def show_job(job: dict[str, Any], name: str) -> None:
+    """A job with its steps and its report; `name` is the item's."""
     from homeward.watch import outcome, standing_words, step_line
 
-    show.answer(f"job {job['id']}: {job['verb']} of item {job['item']}, {job['status']}")
+    show.answer(f"job {job['id']}: {job['verb']} of {name}, {job['status']}")
     for step in job["steps"]:
         show.answer(step_line(step))
         if not step["ended"] and step["total"]:

@@ -120,9 +120,9 @@ class Lines:
 
     def show(self, job: dict[str, Any]) -> None:
         """See `View`."""
-        if job["status"] != self._status:
-            self._status = job["status"]
-            self.say(f"{job['verb']} of {self._name}: {job['status']}")
+        changed, self._status = job["status"] != self._status, job["status"]
+        if changed and self._status not in OVER:
+            self.say(f"{job['verb']} of {self._name}: {self._status}")
         for step in job["steps"]:
             over = bool(step["ended"])
             for ended in (False, True)[: 1 + over]:

@@ -119,13 +119,13 @@ def machine_files() -> Iterator[Path]:
                     yield path
 
 
-def make_tree(tree: Path, newer: Path) -> list[str]:
-    """`tree` holds some 500 MB of files and a database, `newer` what will be installed later; answers the names."""
+def make_tree(tree: Path, newer: Path, tree_bytes: int = TREE_BYTES) -> list[str]:
+    """`tree` holds so many bytes of files and a database, `newer` what will be installed later; answers the names."""
     copied = installed = 0
     names: list[str] = []
     for path in machine_files():
         length = path.stat().st_size
-        if copied < TREE_BYTES:
+        if copied < tree_bytes:
             place = tree / path.relative_to("/")
             copied += length
             names.append(str(place.relative_to(tree)))
