@@ -13,6 +13,7 @@ from pathlib import Path
 from disks.disk import Format
 from tests import vmdk_deltas
 from tests.golden.disks import differencing
+from tests.system.command import write_sparse
 
 SECTOR = 512
 SUFFIX = {
@@ -52,8 +53,7 @@ def qemu(*words: str | Path, cwd: Path | None = None) -> str:
 
 def converted(path: Path, content: bytes, form: str, options: str, *more: str) -> Path:
     """qemu-img made `path` of the content."""
-    raw = path.with_name("content.raw")
-    raw.write_bytes(content)
+    raw = write_sparse(path.with_name("content.raw"), content)
     qemu("convert", "-q", *more, "-f", "raw", "-O", form, "-o", options, raw, path)
     raw.unlink()
     return path
