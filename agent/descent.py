@@ -46,8 +46,8 @@ class Ship:
     """Send the blocks (a bitmap) of a span, of each as little as brings the target up to date.
 
     Of those in `patched` the sectors that differ from `sectors` (256 bytes of the target's sector digests for each, in
-    order), of those in `fresh`, which are zero at the target, the sectors that are not; the others whole. Blocks that are
-    `unread` nobody has read: their digests are noted as they are read, and those that turn out to be zero stay here.
+    order), of those in `fresh`, which are zero at the target, the sectors that are not; the others whole. Nobody has
+    read blocks that are `unread`: their digests are noted as they are read, and what turns out to be zero stays here.
     """
 
     span: int

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import merge
 from typing import Final
 
 from _native import compare, digest, pack
@@ -10,13 +11,16 @@ from agent.errors import TargetLarger, TargetTooSmall
 from disks.disk import Disk
 from disks.scan import data_runs
 from drcore.buffers import buffer
-from drcore.limits import FRAME_BYTES_MAX
-from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, SPAN_BYTES, bit_runs, parts
+from drcore.limits import FRAME_BYTES_MAX, MIB
+from drcore.units import BLOCK_BYTES, DIGEST_BYTES, bit_runs, parts
 
 FORMAT_SECTOR_BYTES: Final = 512
 EXACT_BLOCKS_MAX: Final = 4096
 """Changed blocks that are all packed to learn what they take; of those beyond, every sixteenth."""
 SAMPLE: Final = 16
+PIECE_BYTES: Final = 1 * MIB
+"""Read and compared at once: two such pieces leave room in the last-level cache for everybody else's."""
+PIECE_BLOCKS: Final = PIECE_BYTES // BLOCK_BYTES
 WORKERS: Final = 2
 """Threads that read and compare; more gain nothing where memory is the limit."""
 
@@ -55,11 +59,11 @@ def check_sizes(source: Disk, target: Disk, target_path: str, *, allow_larger: b
 def measure(source: Disk, target: Disk, progress: Measurement, stopped: Callable[[], bool]) -> None:
     """`progress` holds what differs in the first `source.size` bytes; it grows while this runs. Errors: `ReadFailed`.
 
-    Two threads compare span after span; holes on both sides are not read. Ends early when `stopped` answers True.
+    Two threads compare piece after piece; holes on both sides are not read. Ends early when `stopped` answers True.
     """
     progress.virtual_size = source.size
     progress.blocks_total = parts(source.size, BLOCK_BYTES)
-    spans = _spans(source, target)
+    pieces = _pieces(source, target)
     lock = threading.Lock()
     failures: list[BaseException] = []
 
@@ -68,13 +72,13 @@ def measure(source: Disk, target: Disk, progress: Measurement, stopped: Callable
         try:
             while not stopped() and not failures:
                 with lock:
-                    span = next(spans, None)
-                if span is None:
+                    place = next(pieces, None)
+                if place is None:
                     break
-                found = worker.span(span)
+                found = worker.piece(*place)
                 with lock:
                     progress.add(found)
-                    progress.bytes_done = max(progress.bytes_done, min((span + 1) * SPAN_BYTES, source.size))
+                    progress.bytes_done = max(progress.bytes_done, sum(place))
         except BaseException as error:
             failures.append(error)
         with lock:
@@ -91,21 +95,22 @@ def measure(source: Disk, target: Disk, progress: Measurement, stopped: Callable
     progress.bytes_done = source.size
 
 
-def _spans(source: Disk, target: Disk) -> Iterator[int]:
-    """The spans in which either side may hold data, ascending, each once."""
-    sides = [_side_spans(disk, source.size) for disk in (source, target)]
-    heads = [next(side, None) for side in sides]
-    while (waiting := [head for head in heads if head is not None]) and waiting:
-        span = min(waiting)
-        yield span
-        for index, head in enumerate(heads):
-            if head == span:
-                heads[index] = next(sides[index], None)
+def _pieces(source: Disk, target: Disk) -> Iterator[tuple[int, int]]:
+    """(start, length) of what either side may hold data in, whole blocks, ascending, at most `PIECE_BYTES` each."""
+    start = end = 0
+    for first, behind in merge(data_runs(source, source.size), data_runs(target, source.size)):
+        if first > end:
+            yield from _cut(start, end)
+            start = first
+        end = max(end, behind)
+    yield from _cut(start, end)
 
 
-def _side_spans(disk: Disk, size: int) -> Iterator[int]:
-    for start, end in data_runs(disk, size, SPAN_BYTES):
-        yield from range(start // SPAN_BYTES, parts(end, SPAN_BYTES))
+def _cut(start: int, end: int) -> Iterator[tuple[int, int]]:
+    while start < end:
+        stop = min(end, start // PIECE_BYTES * PIECE_BYTES + PIECE_BYTES)
+        yield start, stop - start
+        start = stop
 
 
 class _Worker:
@@ -114,11 +119,11 @@ class _Worker:
     def __init__(self, source: Disk, target: Disk) -> None:
         self._source = source
         self._target = target
-        self._a = buffer(SPAN_BYTES)
-        self._b = buffer(SPAN_BYTES)
-        self._bitmaps = memoryview(bytearray(2 * SPAN_BLOCKS))
+        self._a = buffer(PIECE_BYTES)
+        self._b = buffer(PIECE_BYTES)
+        self._bitmaps = memoryview(bytearray(2 * PIECE_BLOCKS))
         self._frame = buffer(FRAME_BYTES_MAX)
-        self._digests = bytes(SPAN_BLOCKS * DIGEST_BYTES)
+        self._digests = bytes(PIECE_BLOCKS * DIGEST_BYTES)
         self._packed = 0
         self._sampled_bytes = 0
         self._sampled_blocks = 0
@@ -140,10 +145,8 @@ class _Worker:
             sampled = self._exact_bytes * self._passed_blocks // max(self._packed, 1)
         return self._exact_bytes + sampled
 
-    def span(self, span: int) -> Measurement:
-        """What differs in one span."""
-        start = span * SPAN_BYTES
-        length = min(SPAN_BYTES, self._source.size - start)
+    def piece(self, start: int, length: int) -> Measurement:
+        """What differs in one piece."""
         a, b = self._a[:length], self._b[:length]
         self._source.read(start, a)
         self._target.read(start, b)
@@ -153,11 +156,11 @@ class _Worker:
             compare.compare_sectors(a, b, bitmaps)
         )
         if found.blocks_changed:
-            self._weigh(span, a, bitmaps)
+            self._weigh(start // BLOCK_BYTES, a, bitmaps)
         return found
 
-    def _weigh(self, span: int, content: memoryview, bitmaps: memoryview) -> None:
-        """The changed blocks of the span count in `bytes_to_send`."""
+    def _weigh(self, first: int, content: memoryview, bitmaps: memoryview) -> None:
+        """The changed blocks of the piece that begins with block `first` count in `bytes_to_send`."""
         changed = 0
         for block in range(len(bitmaps) // 2):
             piece = content[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
@@ -169,7 +172,7 @@ class _Worker:
             sample = 0
             for start, count in bit_runs(changed):
                 for block in range(start, start + count):
-                    if block % SAMPLE == span % SAMPLE:
+                    if (first + block) % SAMPLE == first // SAMPLE % SAMPLE:
                         sample |= 1 << block
             self._passed_blocks += (changed & ~sample).bit_count()
             changed = sample
@@ -178,7 +181,7 @@ class _Worker:
         while changed:
             changed, position, _ = pack.pack(
                 content,
-                span * SPAN_BLOCKS,
+                first,
                 changed,
                 bitmaps,
                 self._digests[: 8 * len(bitmaps)],

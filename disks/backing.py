@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from disks.errors import DiskReadOnly, FlushFailed, NoSpace, OpenFailed, ReadFailed, WriteFailed
 from drcore.errors import HomewardError
-from drcore.limits import ZEROES_BYTES
+from drcore.limits import WRITE_BEHIND_BYTES, ZEROES_BYTES
 
 BLKGETSIZE64: Final = 0x80081272  # linux/fs.h: _IOR(0x12, 114, size_t)
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
@@ -22,6 +22,7 @@ FALLOC_FL_PUNCH_HOLE: Final = 0x02
 FALLOC_FL_ZERO_RANGE: Final = 0x10
 DEVICE_ALIGNMENT: Final = 4096  # no smaller than the logical block of any disk
 ZEROES: Final = bytes(ZEROES_BYTES)
+SYNC_FILE_RANGE_WRITE: Final = 0x02  # linux/fs.h
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.ENOTTY)
@@ -53,6 +54,7 @@ class Backing:
         self.device = stat.S_ISBLK(status.st_mode)
         self.size = _device_bytes(descriptor) if self.device else status.st_size
         self._failure: str | None = None
+        self._unsent = 0
         self._punches = True
         self._zero_ranges = True
 
@@ -95,6 +97,12 @@ class Backing:
             except OSError as error:
                 raise self._failed(WriteFailed, offset + done, length - done, error) from error
         self.size = max(self.size, offset + length) if not self.device else self.size
+        self._unsent += length
+        if self._unsent >= WRITE_BEHIND_BYTES:
+            self._unsent = 0
+            # The medium begins while we go on; left alone, the kernel waits for seconds, or for the flush. Nothing
+            # is promised and nothing learned by it: errors come with the flush.
+            _libc().sync_file_range(self.descriptor, 0, 0, SYNC_FILE_RANGE_WRITE)
 
     def zero(self, offset: int, length: int) -> None:
         """The range, which lies within `size`, reads as zeroes, without taking space where the file system can."""
@@ -262,6 +270,8 @@ def _libc() -> Any:
     library = ctypes.CDLL(None, use_errno=True)
     library.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     library.fallocate64.restype = ctypes.c_int
+    library.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    library.sync_file_range.restype = ctypes.c_int
     library.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
     library.renameat2.restype = ctypes.c_int
     return library

@@ -5,20 +5,10 @@ A format is one layout module (bytes, pure) and one module of input and output; 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from disks import (
-    qcow2,
-    qcow2_check,
-    vhd,
-    vmdk_chain,
-    vmdk_check,
-    vmdk_flat,
-    vmdk_sparse,
-    vmdk_split,
-    vmdk_stream,
-)
 from disks.backing import Access, Backing
 from disks.check import Checker, Finding, Severity, collect
 from disks.disk import Disk, Format
@@ -29,10 +19,6 @@ from disks.image import Image
 from disks.linear import create_raw, open_raw
 from disks.opening import open_backing
 from disks.recognise import CREATE_TYPES, FORMATS, always_raw, classify, disguised, recognise, resolve
-from disks.vhd_check import check_dynamic, check_fixed
-from disks.vhd_differencing import open_differencing
-from disks.vhdx import create_vhdx, open_vhdx
-from disks.vhdx_check import check_vhdx
 from drcore.limits import DISK_BYTES_MAX
 from drcore.units import ByteCount
 
@@ -77,46 +63,60 @@ class CheckedImage:
         return any(finding.severity is Severity.DAMAGE for finding in self.findings)
 
 
+def _later(place: str) -> Any:
+    """The function that `place` names, a module of this room and a name in it; imported when it is called.
+
+    A format's module costs only those who have a disk of it: all of them together take longer to import than 200 MiB
+    take to compare.
+    """
+    module, name = place.split(".")
+
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module(f"disks.{module}"), name)(*arguments)
+
+    return call
+
+
 Opener = Callable[[Backing, Format], Image]
 Creator = Callable[[Path, Format, int], Image]
 
 OPENERS: Final[dict[Format, Opener]] = {
     Format.RAW: open_raw,
-    Format.VHD_FIXED: vhd.open_fixed,
-    Format.VHD_DYNAMIC: vhd.open_dynamic,
-    Format.VMDK_MONOLITHIC_SPARSE: vmdk_chain.open_vmdk,
-    Format.VMDK_MONOLITHIC_FLAT: vmdk_chain.open_vmdk,
-    Format.VMDK_VMFS: vmdk_chain.open_vmdk,
-    Format.VMDK_STREAM_OPTIMIZED: vmdk_chain.open_vmdk,
-    Format.VMDK_TWO_GB_SPARSE: vmdk_chain.open_vmdk,
-    Format.VMDK_TWO_GB_FLAT: vmdk_chain.open_vmdk,
-    Format.VMDK_VMFS_SPARSE: vmdk_chain.open_vmdk,
-    Format.VMDK_SESPARSE: vmdk_chain.open_vmdk,
-    Format.QCOW2: qcow2.open_qcow2,
-    Format.VHD_DIFFERENCING: open_differencing,
-    Format.VHDX_FIXED: open_vhdx,
-    Format.VHDX_DYNAMIC: open_vhdx,
+    Format.VHD_FIXED: _later("vhd.open_fixed"),
+    Format.VHD_DYNAMIC: _later("vhd.open_dynamic"),
+    Format.VMDK_MONOLITHIC_SPARSE: _later("vmdk_chain.open_vmdk"),
+    Format.VMDK_MONOLITHIC_FLAT: _later("vmdk_chain.open_vmdk"),
+    Format.VMDK_VMFS: _later("vmdk_chain.open_vmdk"),
+    Format.VMDK_STREAM_OPTIMIZED: _later("vmdk_chain.open_vmdk"),
+    Format.VMDK_TWO_GB_SPARSE: _later("vmdk_chain.open_vmdk"),
+    Format.VMDK_TWO_GB_FLAT: _later("vmdk_chain.open_vmdk"),
+    Format.VMDK_VMFS_SPARSE: _later("vmdk_chain.open_vmdk"),
+    Format.VMDK_SESPARSE: _later("vmdk_chain.open_vmdk"),
+    Format.QCOW2: _later("qcow2.open_qcow2"),
+    Format.VHD_DIFFERENCING: _later("vhd_differencing.open_differencing"),
+    Format.VHDX_FIXED: _later("vhdx.open_vhdx"),
+    Format.VHDX_DYNAMIC: _later("vhdx.open_vhdx"),
 }
 CREATORS: Final[dict[Format, Creator]] = {
     Format.RAW: create_raw,
-    Format.VHD_FIXED: vhd.create_fixed,
-    Format.VHD_DYNAMIC: vhd.create_dynamic,
-    Format.VHDX_FIXED: create_vhdx,
-    Format.VHDX_DYNAMIC: create_vhdx,
-    Format.VMDK_MONOLITHIC_SPARSE: vmdk_sparse.create_sparse,
-    Format.VMDK_MONOLITHIC_FLAT: vmdk_flat.create_flat,
-    Format.VMDK_VMFS: vmdk_flat.create_flat,
-    Format.VMDK_TWO_GB_SPARSE: vmdk_split.create_split,
-    Format.VMDK_TWO_GB_FLAT: vmdk_split.create_split,
+    Format.VHD_FIXED: _later("vhd.create_fixed"),
+    Format.VHD_DYNAMIC: _later("vhd.create_dynamic"),
+    Format.VHDX_FIXED: _later("vhdx.create_vhdx"),
+    Format.VHDX_DYNAMIC: _later("vhdx.create_vhdx"),
+    Format.VMDK_MONOLITHIC_SPARSE: _later("vmdk_sparse.create_sparse"),
+    Format.VMDK_MONOLITHIC_FLAT: _later("vmdk_flat.create_flat"),
+    Format.VMDK_VMFS: _later("vmdk_flat.create_flat"),
+    Format.VMDK_TWO_GB_SPARSE: _later("vmdk_split.create_split"),
+    Format.VMDK_TWO_GB_FLAT: _later("vmdk_split.create_split"),
 }
 CHECKERS: Final[dict[Format, Checker]] = {
-    **dict.fromkeys(CREATE_TYPES.values(), vmdk_check.check_vmdk),
-    Format.QCOW2: qcow2_check.check_qcow2,
-    Format.VHD_FIXED: check_fixed,
-    Format.VHD_DYNAMIC: check_dynamic,
-    Format.VHD_DIFFERENCING: check_dynamic,
-    Format.VHDX_FIXED: check_vhdx,
-    Format.VHDX_DYNAMIC: check_vhdx,
+    **dict.fromkeys(CREATE_TYPES.values(), _later("vmdk_check.check_vmdk")),
+    Format.QCOW2: _later("qcow2_check.check_qcow2"),
+    Format.VHD_FIXED: _later("vhd_check.check_fixed"),
+    Format.VHD_DYNAMIC: _later("vhd_check.check_dynamic"),
+    Format.VHD_DIFFERENCING: _later("vhd_check.check_dynamic"),
+    Format.VHDX_FIXED: _later("vhdx_check.check_vhdx"),
+    Format.VHDX_DYNAMIC: _later("vhdx_check.check_vhdx"),
 }
 """Formats that have more to check than what opening them does."""
 
@@ -163,6 +163,8 @@ def write_whole(
     """
     final = resolve(Path(path).parent) / Path(path).name
     _check_name(final, Format.VMDK_STREAM_OPTIMIZED)
+    from disks import vmdk_stream  # here, as with `_later`
+
     vmdk_stream.write_stream(final, source, on_bytes, verify)
 
 

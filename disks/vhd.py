@@ -305,7 +305,7 @@ class DynamicVhd:
     def _grow(self, end: int) -> None:
         """The footer stands at or behind `end`, durable, and what it leaves behind reads as zeroes."""
         missing = (len(self._table) - self._used - 1) * (self._stride + ALIGNMENT)
-        footer_at = end + min(VHD_GROWTH_BYTES, missing) // SECTOR * SECTOR
+        footer_at = end + min(max(VHD_GROWTH_BYTES, end), missing) // SECTOR * SECTOR
         self._grown = True
         self._backing.write(footer_at, memoryview(self._footer.raw))
         self._backing.sync()

@@ -45,6 +45,8 @@ HEARTBEAT_SECONDS: Final = 5.0
 IDLE_SECONDS_MAX: Final = 60
 """A proved peer that neither sends nor takes a byte for so long is taken for lost: twelve heartbeats."""
 
+WRITE_BEHIND_BYTES: Final = 8 * MIB
+"""Written, not flushed: at so much the medium is told to begin. Half of a group commit, which then waits for less."""
 ZEROES_BYTES: Final = 256 * KIB
 """The zeroes from which holes are filled, in memory and where media cannot punch: it fits a second-level cache."""
 TABLE_CACHE_ENTRIES_MAX: Final = 4096
@@ -68,7 +70,8 @@ VHD_DIRTY_BITMAPS_MAX: Final = 8192
 VMDK_DIRECTORY_BYTES_MAX: Final = 8 * MIB
 """A VMDK's grain directory, held whole: 64 TiB at grains of 64 KiB."""
 VHD_GROWTH_BYTES: Final = 64 * MIB
-"""A dynamic VHD moves its footer ahead by so much: a flush for each move, and no more than that hole after a kill."""
+"""A dynamic VHD moves its footer ahead by so much, or by its own size where that is more: each move is a flush,
+and what lies between is a hole."""
 SPARE_RUNS_MAX: Final = 4096
 """Runs of zeroed, released grains that an open VMDK remembers for new use; more are left as holes in the file."""
 TABLE_CACHE_BYTES_MAX: Final = 8 * MIB
