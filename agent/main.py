@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Final
 
 from agent.adapters.sent_file import SentFile
@@ -56,6 +57,12 @@ class Agent:
         if self._current is not None:
             self._current.stop()
 
+    def set_bandwidth(self, rate: int | None) -> None:
+        """From now on at most so many bytes a second go out, all lanes together; a run that is under way heeds it."""
+        self._config = replace(self._config, bandwidth=rate)
+        if self._current is not None:
+            self._current.set_bandwidth(rate)
+
     def run(self) -> SyncReport:
         """The point is published. A connection that breaks is made again, as often as the settings allow.
 
@@ -70,7 +77,7 @@ class Agent:
         while True:
             with ExitStack() as stack:
                 disks = [self._open(stack, index) for index in range(len(config.disks))]
-                self._current = Sync(config, disks, ports, point)
+                self._current = Sync(self._config, disks, ports, point)
                 if self._stopped:
                     self._current.stop()
                 try:

@@ -27,6 +27,9 @@ PROBE_AFTER_MAX: Final = 2048
 """Frames between two tries, as links and contents change …"""
 PROBE_COST_MAX: Final = 0.02
 """… and tries of what costs more take at most this share of the time."""
+REGRET_FRAMES: Final = 64
+"""A change that is taken back within so many frames was a mistake: what lies between here and the line's end took the
+few frames of the try at once. The next try comes four times as late."""
 WORTH_CHANGING: Final = 0.97
 """The other way is taken when it needs less than this share of the time: below that it may as well be chance."""
 
@@ -105,7 +108,9 @@ class Compressor:
         self._lock = threading.Lock()
         self._samples: dict[bool, deque[float]] = {way: deque(maxlen=SAMPLES) for way in (False, True)}
         self._compresses = not near
-        self._probe_in = PROBE_AFTER_MIN
+        self._probe_in = self._pause = PROBE_AFTER_MIN
+        self._frames = 0
+        self._changed_at = -REGRET_FRAMES
         self.set_rate(rate)
 
     def set_rate(self, rate: int | None) -> None:
@@ -121,10 +126,11 @@ class Compressor:
         if self._held_back:
             return self.SAMPLED
         with self._lock:
+            self._frames += 1
             self._probe_in -= 1
             probing = self._probe_in < 0
             if self._probe_in <= -PROBE_FRAMES:
-                self._probe_in = PROBE_AFTER_MIN
+                self._probe_in = self._pause
             return self.SAMPLED if self._compresses != probing else self.NEVER
 
     def packed(self, mode: int, content: int, seconds: float) -> None:
@@ -139,8 +145,11 @@ class Compressor:
                 return
             ours_seconds, other_seconds = median_low(ours), median_low(other)
             if other_seconds < WORTH_CHANGING * ours_seconds:
+                regretted = self._frames - self._changed_at < REGRET_FRAMES
+                self._pause = min(4 * self._pause, PROBE_AFTER_MAX) if regretted else PROBE_AFTER_MIN
                 self._compresses = not self._compresses
-                self._probe_in = PROBE_AFTER_MIN
+                self._changed_at = self._frames
+                self._probe_in = self._pause
             elif way != self._compresses and self._probe_in >= 0:
                 extra = PROBE_FRAMES * (other_seconds / max(ours_seconds, 1e-12) - 1)
-                self._probe_in = round(min(max(PROBE_AFTER_MIN, extra / PROBE_COST_MAX), PROBE_AFTER_MAX))
+                self._probe_in = round(min(max(self._pause, extra / PROBE_COST_MAX), PROBE_AFTER_MAX))

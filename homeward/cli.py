@@ -20,7 +20,7 @@ from drcore.units import BLOCK_BYTES
 from homeward import show
 from homeward.errors import NotConfirmed, UsageRefused
 from homeward.status import status_option, telling
-from homeward.stopping import Interrupt
+from homeward.stopping import Hangup, Interrupt
 
 if TYPE_CHECKING:
     from disks import catalogue
@@ -449,7 +449,18 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
     def standing() -> show.Standing:
         return _standing(role)
 
-    with Interrupt(role.stop), show.progress(standing), telling(status, standing):
+    def settings_again() -> None:
+        try:
+            role.set_bandwidth(settings.load(config_path).bandwidth)
+        except HomewardError as error:
+            show.say(f"{error}")
+
+    with (
+        Interrupt(role.stop),
+        Hangup(settings_again),
+        show.progress(standing),
+        telling(status, standing),
+    ):
         report = role.run()
     seconds = round(time.monotonic() - began, 3)
     cpu = round(_cpu_seconds(), 3)

@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM as a wish, not as an end."""
+"""Ctrl-C and SIGTERM as a wish, not as an end; SIGHUP as news."""
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 
 
@@ -32,3 +33,19 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), self._before, strict=True):
             signal.signal(number, handler)
+
+
+class Hangup:
+    """Within it, SIGHUP has the settings read again, as daemons do; `again` runs in a thread of its own."""
+
+    def __init__(self, again: Callable[[], None]) -> None:
+        self._again = again
+
+    def _hear(self, number: int, frame: object) -> None:
+        threading.Thread(target=self._again, name="settings", daemon=True).start()
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGHUP, self._hear)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGHUP, self._before)

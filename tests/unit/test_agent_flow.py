@@ -222,6 +222,19 @@ def test_automatic_compression_takes_little_longer_than_the_better_way(
     assert spent <= 1.05 * len(found) * min(plain, packed)
 
 
+def test_a_line_that_swallows_the_tries_does_not_deceive_for_long() -> None:
+    """Busy processors make compressing slow; what is tried plain goes into buffers at once, until those are full."""
+    compressor = Compressor(Compression.AUTO)
+    plain, swallowed = 0, 0.0
+    for _ in range(6000):
+        mode = compressor.mode()
+        swallowed = max(0.0, swallowed + (1.0 if mode == Compressor.NEVER else -0.5))
+        plain += mode == Compressor.NEVER
+        full = 64e-9 if swallowed > 6 else 2e-9
+        compressor.packed(mode, 1000, 1000 * (10e-9 if mode else full))
+    assert plain < 300
+
+
 def test_a_single_stall_does_not_change_the_way() -> None:
     compressor = Compressor(Compression.AUTO, near=True)
     modes(compressor, 100, 1e-9, 0.99, 1e-10)

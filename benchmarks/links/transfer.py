@@ -1,0 +1,110 @@
+"""One cycle of homeward over a link, and what iperf3 gets there."""
+
+import json
+import subprocess
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.links.lab import FAR_ADDRESS, Lab
+from benchmarks.racing import HOMEWARD
+
+PORT: Final = 9443
+SECONDS_MAX: Final = 600
+LOCAL: Final = Lab((), ())
+"""No link: both roles on this machine's loopback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What one cycle to an empty target took. Bytes are those on the data sockets, out."""
+
+    seconds: float
+    wire_bytes: int
+    lanes: int
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second on the wire, from the start of the command to its end."""
+        return self.wire_bytes / self.seconds
+
+
+def send(lab: Lab, source: Path, scratch: Path, *, compression: str = "auto", lanes: int = 0) -> Transfer:
+    """Source and a new target hold the same; the target is compared and gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="cycle-", dir=scratch) as name:
+        folder = Path(name)
+        target = folder / "target.raw"
+        address = FAR_ADDRESS if lab.far else "127.0.0.1"
+        key, item, disk = folder / "key", uuid.uuid4(), uuid.uuid4()
+        key.touch(mode=0o600)
+        key.write_bytes(b"0123456789abcdef" * 2)
+        at_home, away = folder / "masttarget.toml", folder / "agent.toml"
+        at_home.write_text(
+            f'[masttarget]\nlisten = "{address}:{PORT if lab.far else 0}"\nkey_file = "{key}"\n'
+            f'state_directory = "{folder}/home"\n\n'
+            f'[[disk]]\nitem = "{item}"\ndisk = "{disk}"\npath = "{target}"\ncreate = "raw"\n'
+        )
+        serving = subprocess.Popen(
+            [*lab.far, str(HOMEWARD), "masttarget", "serve", "--json", "--once", "--config", str(at_home)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert serving.stdout is not None
+            told: dict[str, Any] = json.loads(serving.stdout.readline())
+            away.write_text(
+                f'[agent]\nmasttarget = "{address}:{told["port"]}"\nkey_file = "{key}"\n'
+                f'state_directory = "{folder}/away"\nitem = "{item}"\n'
+                f'compression = "{compression}"\nlanes = {lanes}\nreconnects = 0\n\n'
+                f'[[disk]]\ndisk = "{disk}"\npath = "{source}"\n'
+            )
+            began = time.perf_counter()
+            done = subprocess.run(
+                [*lab.near, str(HOMEWARD), "agent", "sync", "--json", "--config", str(away)],
+                capture_output=True,
+                check=False,
+                timeout=SECONDS_MAX,
+            )
+            seconds = time.perf_counter() - began
+            assert done.returncode == 0, done.stderr.decode(errors="replace")
+            found: dict[str, Any] = json.loads(done.stdout)
+            serving.communicate(timeout=SECONDS_MAX)
+        finally:
+            if serving.poll() is None:
+                serving.kill()
+                serving.communicate()
+        subprocess.run(["cmp", str(source), str(target)], check=True)
+        return Transfer(seconds, int(found["bytes_sent"]), int(found["lanes"]))
+
+
+def iperf3(lab: Lab, connections: int, seconds: float) -> float:
+    """Bytes a second that arrive at the far end over so many connections."""
+    serving = subprocess.Popen(
+        [*lab.far, "iperf3", "-s", "-1", "--forceflush"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert serving.stdout is not None
+        while b"listening" not in serving.stdout.readline():
+            assert serving.poll() is None, "iperf3 does not listen"
+        line = [
+            *lab.near,
+            "iperf3",
+            "-c",
+            FAR_ADDRESS,
+            "-P",
+            str(connections),
+            "-t",
+            f"{max(1, round(seconds))}",
+            "-J",
+        ]
+        done = subprocess.run(line, capture_output=True, check=True, timeout=SECONDS_MAX)
+        found: dict[str, Any] = json.loads(done.stdout)
+        serving.communicate(timeout=30)
+    finally:
+        if serving.poll() is None:
+            serving.kill()
+            serving.communicate()
+    return float(found["end"]["sum_received"]["bits_per_second"]) / 8
