@@ -5,14 +5,15 @@ its next start where it was: the step that was under way is run again, so every 
 worked is its result and not an exception, so that a job's way is the same whenever it is run again.
 """
 
+import itertools
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
-from confserver.errors import JobCancelled, JobOver, JobStopped
+from confserver.errors import JobCancelled, JobOver, JobStopped, StoreFailed
 from confserver.items import Job, JobStatus, Plan, StepRecord
 from confserver.states import State
 from confserver.steps import Ports, Step, Verb, Work
@@ -28,8 +29,12 @@ RECOVERIES_MAX: Final = 1000
 """Restarts that one job outlives; a server that is killed more often than that has another problem."""
 RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0)
 """Pauses before a step is tried again after an error that may pass by itself."""
+BOOKS_TRIES_MAX: Final = 10_000
+"""More than a day of ten seconds each: a database that is away for so long comes back with a new server."""
 WAIT_SECONDS: Final = 0.05
 """Pause between two looks of somebody who waits for a job."""
+_Asked = ParamSpec("_Asked")
+_Told = TypeVar("_Told")
 _ENDED_BADLY: Final = ("ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 _PASSING: Final = (Retry.TRANSIENT, Retry.RECONNECT, Retry.RESYNC)
 
@@ -150,25 +155,26 @@ class Jobs:
 
     def _begin(self, job: str, attempt: int) -> str:
         if attempt == 1:
-            self._store.set_status(job, JobStatus.RUNNING, self._clock.now())
-        return self._store.job(job).verb
+            self._kept(self._store.set_status, job, JobStatus.RUNNING, self._clock.now())
+        return self._kept(self._store.job, job).verb
 
     def _turn_back(self, job: str) -> None:
-        self._store.set_status(job, JobStatus.UNDOING, self._clock.now())
+        self._kept(self._store.set_status, job, JobStatus.UNDOING, self._clock.now())
 
     def _reached(self, job: str) -> int:
-        return max((step.index for step in self._store.job(job).steps if step.phase == "do"), default=-1)
+        steps = self._kept(self._store.job, job).steps
+        return max((step.index for step in steps if step.phase == "do"), default=-1)
 
     def _end(self, job: str, status: str) -> bool:
         """Whether cycles of the item go on by themselves: not after one that an operator cancelled."""
-        self._store.end_job(job, JobStatus(status), self._clock.now())
-        found = self._store.job(job)
+        self._kept(self._store.end_job, job, JobStatus(status), self._clock.now())
+        found = self._kept(self._store.job, job)
         cancelled = found.verb == "replicate" and found.status is JobStatus.FAILED and found.cancel_asked
-        return self._store.item(found.item).state is State.PROTECTED and not cancelled
+        return self._kept(self._store.item, found.item).state is State.PROTECTED and not cancelled
 
     def _do(self, job: str, number: int) -> dict[str, Any]:
-        if self._store.cancel_asked(job):
-            self._store.note_error(job, JobCancelled().as_json())
+        if self._kept(self._store.cancel_asked, job):
+            self._kept(self._store.note_error, job, JobCancelled().as_json())
             return {"ok": False, "begun": False}
         return self._attempt(job, number, "do")
 
@@ -177,11 +183,11 @@ class Jobs:
 
     def _attempt(self, job: str, number: int, phase: str) -> dict[str, Any]:
         """The step was run in this phase; its error, if any, is noted and never raised."""
-        found = self._store.job(job)
+        found = self._kept(self._store.job, job)
         step = self._verbs[found.verb].steps[number]
         bytes_max = found.plan.bytes_max if step.moves_data and phase == "do" else 0
         record = StepRecord(number, step.name, phase, self._clock.now(), bytes_max=bytes_max)
-        self._store.begin_step(job, record)
+        self._kept(self._store.begin_step, job, record)
         work = Work(job, found.plan, self._ports, self._store, self._clock, self._key, phase, number)
         failure = ""
         try:
@@ -189,11 +195,20 @@ class Jobs:
         except Exception as error:
             known = coded(error)
             failure = known.code
-            self._store.note_error(job, known.as_json())
+            self._kept(self._store.note_error, job, known.as_json())
             if phase == "undo":
-                self._store.note_report(job, undo_error=known.as_json())
-        self._store.end_step(job, phase, number, self._clock.now(), failure)
+                self._kept(self._store.note_report, job, undo_error=known.as_json())
+        self._kept(self._store.end_step, job, phase, number, self._clock.now(), failure)
         return {"ok": not failure, "begun": True}
+
+    def _kept(self, verb: Callable[_Asked, _Told], *asked: _Asked.args, **words: _Asked.kwargs) -> _Told:
+        """What the store told, however long its database was away: a job whose books fail must not end without end."""
+        for pause in (*RETRY_SECONDS, *itertools.repeat(RETRY_SECONDS[-1], BOOKS_TRIES_MAX)):
+            try:
+                return verb(*asked, **words)
+            except StoreFailed:
+                self._clock.sleep(pause)
+        return verb(*asked, **words)
 
     def _patiently(self, work: Work, action: Callable[[Work], None]) -> None:
         """The action has succeeded, perhaps not at once. Errors: those that do not pass, and the last of the others."""

@@ -313,9 +313,12 @@ class Store:
             if job.status is status:
                 return
             item = self._read_item(connection, job.item, lock=True)
-            connection.execute(
-                _JOBS.update().where(_JOBS.c.id == reference).values(status=status.value, ended=now)
-            )
+            ending: dict[str, Any] = {"status": status.value, "ended": now}
+            if (
+                status is JobStatus.DONE
+            ):  # an error that a kill kept from being acted on, and that passed since
+                ending["error"] = "{}"
+            connection.execute(_JOBS.update().where(_JOBS.c.id == reference).values(**ending))
             values: dict[str, Any] = {"health": Health.CRITICAL.value}
             if status in OVER:
                 event = Event.DONE if status is JobStatus.DONE else Event.UNDONE

@@ -130,7 +130,11 @@ class LocalReplication:
         settings = self._write_masttarget(order)
         with Masttarget(settings, settings.with_name("masttarget.log")) as masttarget:
             agent = _write(self._place(order) / "agent.toml", self._agent(order, sources, masttarget.port))
-            (found,) = run([agent_verb("sync", agent, sources.environment)], stopped, moved)
+            try:
+                (found,) = run([agent_verb("sync", agent, sources.environment)], stopped, moved)
+            except RoleFailed:
+                masttarget.require_alive()
+                raise
         return CycleReport(
             point=str(found["point"]),
             content_bytes=sum(disk["sectors_sent"] for disk in found["disks"]) * SECTOR_BYTES,

@@ -40,6 +40,12 @@ class Masttarget:
             raise failed("master target", found)
         self.port = int(found["port"])
 
+    def require_alive(self) -> None:
+        """Nobody killed it: where it is gone, what its agent said does not count. Errors: `RoleDied` (HW-CONF-015)."""
+        status = self._process.poll()
+        if status is not None and status < 0:
+            raise RoleDied(role="master target", status=f"signal {-status}", log=str(self._log))
+
     def __enter__(self) -> "Masttarget":
         return self
 

@@ -27,7 +27,9 @@ from typing import Any, Final
 from dbos import _dbos as dbos_inside
 
 from confserver import config as settings
+from confserver import jobs
 from confserver import main as server
+from confserver.adapters import azure_arm, replication
 from confserver.store import Store
 from homeward.cli import main as homeward
 from tests.campaigns.dying import Dying
@@ -69,6 +71,7 @@ LOADED: Final = (
     "confserver.adapters.replication",
     "azure.storage.blob",
 )
+PAUSES: Final = (0.1, 0.2, 0.5, 2.0, 5.0)
 POLL_SECONDS: Final = 0.05
 """Instead of whole seconds, so that a campaign has its rounds."""
 
@@ -164,6 +167,9 @@ def serve(path: Path) -> None:
         found = load(*args)
         return replace(found, azure=replace(found.azure, poll_seconds=POLL_SECONDS))  # type: ignore[arg-type]
 
+    jobs.RETRY_SECONDS = PAUSES
+    replication.HANDOVER_SECONDS = PAUSES
+    azure_arm.PAUSE_SECONDS = POLL_SECONDS
     server.Store = DyingStore  # type: ignore[misc]
     server.Ports = wired  # type: ignore[misc,assignment]
     settings.load = quickly
