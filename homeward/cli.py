@@ -215,7 +215,9 @@ def compare(
 
 @cli.command()
 @click.argument("source", type=path_argument)
-@click.argument("target", type=path_argument)
+@click.argument("target", type=path_argument, required=False)
+@click.option("--undo", is_flag=True, help="Take the last sync of TARGET back, finished or broken off.")
+@click.option("--drop-undo", is_flag=True, help="Give up the way back: TARGET's undo journal is removed.")
 @click.option(
     "--create", type=click.Choice(FORMATS), help="Create the target in this format when it does not exist."
 )
@@ -241,7 +243,9 @@ def compare(
 @json_option
 def sync(
     source: Path,
-    target: Path,
+    target: Path | None,
+    undo: bool,
+    drop_undo: bool,
     create: str | None,
     source_format: str | None,
     target_format: str | None,
@@ -253,7 +257,21 @@ def sync(
     state_directory: Path,
     as_json: bool,
 ) -> None:
-    """Brings TARGET up to date with SOURCE; only what differs is sent. A broken run goes on where it stopped."""
+    """Brings TARGET up to date with SOURCE; only what differs is sent. A broken run goes on where it stopped.
+
+    What TARGET held is kept in TARGET.homeward until --drop-undo TARGET; --undo TARGET brings it back.
+    """
+    if undo or drop_undo:
+        from homeward import points
+
+        if target is not None or (undo and drop_undo):
+            raise click.UsageError("--undo and --drop-undo take one TARGET and nothing else")
+        (points.undo_sync if undo else points.drop_undo)(
+            source, target_format, state_directory, as_json=as_json
+        )
+        return
+    if target is None:
+        raise click.UsageError("Missing argument 'TARGET'.")
     from agent.config import Compression
     from disks.disk import Format
     from homeward.local import LocalSync, SyncOrder
@@ -281,7 +299,7 @@ def sync(
         nonlocal warned
         if local.agent is not None and local.agent.progress.overwrites and not warned:
             warned = True
-            show.say(f"{target}: its old content is overwritten; there is no way back to it yet")
+            show.say(f"{target}: what is overwritten is kept; homeward sync --undo {target} brings it back")
         return _standing(local.agent)
 
     with Interrupt(local.stop):

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import stat
 import uuid
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from agent.sync import SyncReport
 
 DEFAULT_STATE: Final = Path("/var/lib/homeward/sync")
+UNDO: Final = "undo"
+"""Where a workplace keeps the old contents that its syncs overwrote."""
+UNDO_SECONDS: Final = 366 * 24 * 3600.0
+"""They stay until somebody drops them; a year is as good as that, and every later sync is a point of its own."""
 STOP_SECONDS_MAX: Final = 120.0
 """How long the master target may take to flush and keep its digest map."""
 DEATH_SECONDS: Final = 0.2
@@ -62,7 +67,12 @@ class Workplace:
             self.path = state / (str(self.target).strip("/").replace("/", "-") + ".homeward")
         else:
             self.path = self.target.with_name(self.target.name + ".homeward")
-        self.resumes = (self.path / "cycle").exists() or any(self.path.glob("*.homeward/cycle"))
+        self.resumes = self.has_record
+
+    @property
+    def has_record(self) -> bool:
+        """Whether an open cycle, or one that can be taken back, is remembered here."""
+        return (self.path / "cycle").exists() or any(self.path.glob("*.homeward/cycle"))
 
     def prepare(self) -> dict[str, str]:
         """The directory is there, with a key and the identifiers of item and disk; an earlier run's are used again.
@@ -113,11 +123,42 @@ class Workplace:
                     journal=journal_directory(self.target, self.path, disk),
                 ),
             ),
+            retention=self.path / UNDO,
+            retention_own_volume=False,
+            retention_seconds=UNDO_SECONDS,
         )
 
+    def known(self, target_format: Format | None) -> MasttargetConfig | None:
+        """The settings of what is remembered here; None when nothing is. Errors: HW-HOME-006, 007."""
+        if not self.has_record and not (self.path / UNDO).is_dir():
+            return None
+        order = SyncOrder(
+            self.target, self.target, "", None, target_format, None, Compression.AUTO, True, False, 1
+        )
+        return self.masttarget_config(order, self.prepare())
+
+    def drop_undo(self) -> bool:
+        """There is no way back any more; answers whether there was one. An open cycle stays as it is."""
+        try:
+            found = (self.path / UNDO).is_dir()
+            if found:
+                shutil.rmtree(self.path / UNDO)
+            for path in (*self.path.glob("cycle"), *self.path.glob("*.homeward/cycle")):
+                if json.loads(path.read_bytes()).get("published"):
+                    for name in ("applied", "digests", "cycle"):
+                        path.with_name(name).unlink(missing_ok=True)
+                    if path.parent != self.path:
+                        path.parent.rmdir()
+        except OSError as error:
+            raise self.failed(error) from error
+        except ValueError as error:
+            raise self._damaged("a cycle record that cannot be read") from error
+        self.tidy()
+        return found
+
     def tidy(self) -> None:
-        """What belongs to no open cycle is gone, the directory too when nothing is left in it."""
-        if (self.path / "cycle").exists() or any(self.path.glob("*.homeward/cycle")):
+        """What belongs to no open cycle and no undo journal is gone, the directory too when nothing is left in it."""
+        if self.has_record:
             return
         for pattern in (
             "key",
@@ -197,7 +238,7 @@ class LocalSync:
             raise self.workplace.failed(error) from error
 
     def run(self) -> "SyncReport":
-        """The target holds what the source holds, durably, and no trace of the run is left beside it.
+        """The target holds what the source holds, durably; beside it stands only what takes that back.
 
         Errors: those of both roles, and HW-HOME-003.
         """

@@ -86,11 +86,12 @@ class OpenDisk:
             if self.record.published and not self._remembered():
                 self.journal.remove()
             elif sound and (files := store.file_marks(self.config)):
-                root = self.journal.keep_map(self.target.digests.windows())
+                # A finished sync is remembered to be taken back, not to be gone on with.
+                finished = self.record.published and not self.config.keep_record
+                root = "" if finished else self.journal.keep_map(self.target.digests.windows())
                 self.journal.store(replace(self.record, closed=CleanClose(files, change_mark, root)))
         finally:
             self.target.digests.close()
-
 
     def _remembered(self) -> bool:
         """Whether a published cycle leaves its record: asked for, or because there is something to go back to."""
@@ -148,6 +149,16 @@ def open_disk(
     return OpenDisk(config, target, journal, record, commit, resumed, empty, published, retention)
 
 
+def durable_place(journal: Journal, config: DiskConfig) -> tuple[int, int]:
+    """How far (segment, byte) the applied record says that the retention journal is durable."""
+    marks = [
+        (frame.session, frame.sequence)
+        for frame in journal.read_applied(config.disk.bytes)
+        if frame.stream == UNDO_MARK_STREAM
+    ]
+    return max(marks, default=(0, 0))
+
+
 def _keep_undo(
     retention: ItemRetention,
     target: TargetDisk,
@@ -160,19 +171,11 @@ def _keep_undo(
     """What the disk's writes overwrite is kept from now on. Errors: those of opening a retention journal."""
     closed = record.closed
     here = (store.file_marks(config), store.change_mark(target.disk))
-    place = max(
-        (
-            (frame.session, frame.sequence)
-            for frame in journal.read_applied(config.disk.bytes)
-            if frame.stream == UNDO_MARK_STREAM
-        ),
-        default=(0, 0),
-    )
     undo = retention.open_disk(
         Identity(config.item.bytes, config.disk.bytes, target.data_bytes),
         target.disk.read,
         seeding=record.created,
-        durable=place,
+        durable=durable_place(journal, config),
         void=closed is not None and bool(here[0]) and here != (closed.files, closed.change_mark),
     )
     undo.store_head()  # the applied record, which begins anew, no longer says how far the journal is durable

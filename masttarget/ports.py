@@ -24,6 +24,10 @@ class TargetStore(Protocol):
         """A new target of `size` bytes in the configured format. Errors: those of `disks.create`."""
         ...
 
+    def remove(self, disk: DiskConfig) -> None:
+        """The files of the target, which homeward created, are gone. Errors: `JournalFailed` (HW-MT-013)."""
+        ...
+
     def identity(self, disk: Disk) -> dict[str, str]:
         """What tells this disk from others, for the identity record and for people."""
         ...

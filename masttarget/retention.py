@@ -191,6 +191,8 @@ class ItemRetention:
                     name = journal.identity.disk.hex()
                     found.setdefault(name, PointDisk(name, journal.identity.data_bytes))
                 self._stand(self._new_id(), Kind.AS_FOUND, tuple(found.values()))
+            if self.points.rollback is not None:  # the next comparison finds what it left half done
+                self.points.note_rollback("left", to=self.points.rollback["to"])
             self._reserve()
 
     def _new_id(self) -> str:
@@ -198,7 +200,7 @@ class ItemRetention:
 
     # Publishing
 
-    def publish(self, point: bytes, kind: Kind, disks: Iterable[PointDisk]) -> Point:
+    def publish(self, point: bytes, kind: Kind, disks: Iterable[PointDisk], *, base_cycle: int = -1) -> Point:
         """The point stands, durably, over all disks of the item; the next cycle is open."""
         with self._lock:
             latest = self.points.latest
@@ -208,16 +210,16 @@ class ItemRetention:
                 self._predicted = max(self._predicted // 2, journal.cycle_bytes)
             for one in disks:
                 self._seeding.discard(bytes.fromhex(one.disk))
-            stood = self._stand(point.hex(), kind, tuple(found.values()))
+            stood = self._stand(point.hex(), kind, tuple(found.values()), base_cycle)
             self.prune()
             return stood
 
-    def _stand(self, name: str, kind: Kind, disks: tuple[PointDisk, ...]) -> Point:
+    def _stand(self, name: str, kind: Kind, disks: tuple[PointDisk, ...], base_cycle: int = -1) -> Point:
         now_ms = int(self._clock.now() * 1000)
         if now_ms < self.points.last_time_ms:
             self._log("the clock went back", found_ms=now_ms, expected_ms=self.points.last_time_ms)
             now_ms = self.points.last_time_ms
-        point = Point(name, self.cycle, now_ms, kind, disks)
+        point = Point(name, self.cycle, now_ms, kind, disks, base_cycle)
         used = [journal for journal in self._undo.values() if journal.used]
         for journal in used:
             journal.note({"event": "point", "point": point.encode()}, point.sequence)

@@ -11,7 +11,6 @@ from typing import Final
 import blake3
 
 from _native import digest
-from disks.backing import zero_memory
 from disks.disk import Disk, ExtentKind
 from drcore.buffers import buffer
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, SPAN_BYTES, bit_runs, parts
@@ -96,22 +95,16 @@ def _write(
         on_bytes(start + length)
 
 
-def roots(disk: Disk, size: int, secret: bytes | None, on_bytes: OnBytes) -> tuple[str, str]:
-    """The disk's root (empty without the item's digest secret) and content root, hex, by reading all of it."""
-    keyed, content = blake3.blake3(), blake3.blake3()
+def root_of(disk: Disk, size: int, secret: bytes, on_bytes: OnBytes) -> str:
+    """The root of the disk's first `size` bytes (hex), by reading all of them: what a digest map of it would answer."""
+    hasher = blake3.blake3()
     span = buffer(SPAN_BYTES)
     for at in range(0, size, SPAN_BYTES):
-        length = min(SPAN_BYTES, size - at)
-        piece = span[:length]
-        if all(extent.kind is ExtentKind.ZERO for extent in disk.extents(at, length)):
-            zero_memory(piece)
-        else:
+        piece = span[: min(SPAN_BYTES, size - at)]
+        out = bytearray(parts(len(piece), BLOCK_BYTES) * DIGEST_BYTES)
+        if any(extent.kind is ExtentKind.DATA for extent in disk.extents(at, len(piece))):
             disk.read(at, piece)
-        if secret is not None:
-            out = bytearray(parts(length, BLOCK_BYTES) * DIGEST_BYTES)
             digest.digest_blocks(piece, secret, out)
-            keyed.update(out)
-        for low in range(0, length, BLOCK_BYTES):
-            content.update(blake3.blake3(piece[low : low + BLOCK_BYTES]).digest())
-        on_bytes(at + length)
-    return (keyed.hexdigest() if secret is not None else ""), content.hexdigest()
+        hasher.update(out)
+        on_bytes(at + len(piece))
+    return str(hasher.hexdigest())

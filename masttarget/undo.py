@@ -144,6 +144,11 @@ class UndoJournal:
         return memoryview(mmap.mmap(-1, max(parts(self.blocks, SPAN_BLOCKS) * _SPAN_BITS.size, 1)))
 
     @property
+    def wrote(self) -> bool:
+        """Whether the open cycle has a record."""
+        return any(self._recorded)
+
+    @property
     def used(self) -> bool:
         """Whether there is a segment: before the first record there is none."""
         return self._end[1] > 0

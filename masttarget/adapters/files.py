@@ -1,7 +1,10 @@
 """Where target disks, journals and digest maps are on this machine."""
 
+import glob
 import os
+import re
 from pathlib import Path
+from typing import Final
 
 from disks import catalogue
 from disks.digestmap import DigestMap
@@ -10,6 +13,9 @@ from disks.image import Image
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.config import DiskConfig
 from masttarget.errors import JournalFailed, OtherFormat
+
+_EXTENT: Final = re.compile(r"-(flat|[sf]\d{3,})")
+"""What a VMDK's extents add to the name of their descriptor."""
 
 
 class LocalStore:
@@ -30,6 +36,15 @@ class LocalStore:
 
     def create(self, disk: DiskConfig, size: int) -> Disk:
         return catalogue.create(disk.path, Format(disk.create), size)
+
+    def remove(self, disk: DiskConfig) -> None:
+        try:
+            for path in disk.path.parent.glob(f"{glob.escape(disk.path.stem)}-*{disk.path.suffix}"):
+                if _EXTENT.fullmatch(path.stem.removeprefix(disk.path.stem)):
+                    path.unlink()
+            disk.path.unlink()
+        except OSError as error:
+            raise JournalFailed(path=str(disk.path), reason=error.strerror or str(error)) from error
 
     def identity(self, disk: Disk) -> dict[str, str]:
         assert isinstance(disk, Image)

@@ -80,6 +80,8 @@ def test_a_sync_reports_the_contracts_keys_and_leaves_nothing_behind(
     assert found["bytes_resent"] == 0
     assert len(bytes.fromhex(found["root"])) == 32
     judge(target, "raw", source)
+    assert left_beside(target) == ["target.raw.homeward"], "the way back"
+    assert homeward("sync", "--drop-undo", target, "--json").answer() == {"dropped": True}
     assert left_beside(target) == []
     again = homeward("sync", source, target, "--json").answer()
     assert (again["blocks_sent"], again["sectors_sent"]) == (0, 0)

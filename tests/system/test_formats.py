@@ -74,4 +74,4 @@ def test_the_command_creates_compares_and_updates(kind: str, tmp_path: Path, dic
     told = ("--source-format", kind, "--target-format", following)
     assert homeward("sync", target, onward, *told).code == 0
     judge(onward, following, source)
-    assert left_beside(onward) == []
+    assert left_beside(onward) == [onward.name + ".homeward"], "the way back"

@@ -1,0 +1,75 @@
+"""Going back, as the command line shows it: `sync --undo`, `sync --drop-undo`."""
+
+from pathlib import Path
+
+from homeward import show
+from homeward.stopping import Interrupt
+
+
+def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> None:
+    """The target holds what it held before its last sync, and the answer was shown."""
+    from agent.errors import Stopped
+    from disks.disk import Format
+    from drcore.clock import SystemClock
+    from homeward.local import UNDO, Workplace
+    from homeward.logs import log_to_stderr
+    from masttarget.adapters.files import LocalStore
+    from masttarget.adapters.retention_files import RetentionFiles
+    from masttarget.errors_retention import NothingToUndo
+    from masttarget.retention import Policy, Retention
+    from masttarget.taking_back import take_back
+
+    place = Workplace(target, state)
+    config = place.known(Format(told) if told else None)
+    if config is None:
+        raise NothingToUndo(path=str(target), journal=str(place.path))
+    stopped = Interrupt()
+
+    def on_bytes(_: int) -> None:
+        if stopped.asked:
+            raise Stopped()
+
+    with stopped:
+        disk = config.disks[0]
+        retention = Retention(
+            RetentionFiles(place.path / UNDO),
+            SystemClock(),
+            Policy(config.retention_seconds),
+            log_to_stderr(),
+        )
+        try:
+            done = take_back(disk, retention.item(disk.item.bytes), LocalStore(place.path), on_bytes)
+        finally:
+            place.tidy()
+    if as_json:
+        show.answer_json(
+            {
+                "blocks_changed": done.blocks_changed,
+                "bytes_written": done.bytes_written,
+                "removed": done.removed,
+                "more": done.more,
+            }
+        )
+    elif done.removed:
+        show.answer(f"removed {target}, which that sync had created")
+    else:
+        show.answer(
+            f"{target} holds what it held before its last sync: "
+            f"{show.count(done.blocks_changed)} blocks were changed, {show.size(done.bytes_written)} written"
+        )
+        if done.more:
+            show.answer(f"an earlier sync can be taken back too: homeward sync --undo {target}")
+
+
+def drop_undo(target: Path, told: str | None, state: Path, *, as_json: bool) -> None:
+    """Nothing can be taken back any more, and the answer was shown."""
+    from homeward.local import Workplace
+    from masttarget.errors_retention import NothingToUndo
+
+    place = Workplace(target, state)
+    if not place.drop_undo():
+        raise NothingToUndo(path=str(target), journal=str(place.path))
+    if as_json:
+        show.answer_json({"dropped": True})
+    else:
+        show.answer(f"the undo journal of {target} is gone")

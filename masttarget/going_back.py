@@ -1,0 +1,141 @@
+"""An operator's verb on an item: its target disks get the content of a point, in place, and can come forward again.
+
+What the disks hold when it begins becomes a point itself (`before-rollback`). The generation is raised, durably, before
+the first block is written: an agent of the older one is refused, and the next session begins with a comparison. Broken
+off anywhere, the same verb goes on.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Final
+
+from disks.disk import Disk
+from masttarget.config import DiskConfig
+from masttarget.errors import OtherTarget, UnknownDisk
+from masttarget.errors_retention import PointUnknown, TargetChangedOutside
+from masttarget.journal import CycleRecord, Journal
+from masttarget.opening import describe, durable_place, same_disk
+from masttarget.points import Kind, Point, PointDisk
+from masttarget.ports import TargetStore
+from masttarget.retention import ItemRetention
+from masttarget.rollback import OnBytes, RolledBack, roll_back
+from masttarget.undo import Identity, UndoJournal
+from masttarget.view import PointView
+
+_ID_BYTES: Final = 16
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A disk that goes back."""
+
+    config: DiskConfig
+    disk: Disk
+    journal: Journal
+    record: CycleRecord
+    undo: UndoJournal
+    point: PointDisk
+
+
+@dataclass(frozen=True, slots=True)
+class GoneBack:
+    """What became of it: the point that has the content now, and what was written, by disk UUID (hex)."""
+
+    point: Point
+    before: Point | None
+    disks: dict[str, RolledBack]
+
+
+def go_back(
+    configs: tuple[DiskConfig, ...],
+    to: Point,
+    item: ItemRetention,
+    store: TargetStore,
+    on_bytes: OnBytes,
+    *,
+    raise_generation: bool = True,
+) -> GoneBack:
+    """Every disk of the point holds what it held then, durably.
+
+    Errors: `PointUnknown`, `TargetChangedOutside` (HW-MT-042), `OtherTarget` (007), `UnknownDisk` (002), those of the
+    retention journal and of the disks; `DiskInUse` where a session has a disk open.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(item.store.hold(item.item, to.id))
+        opened = [_open(one, configs, to, item, store, stack) for one in to.disks]
+        if item.points.by_sequence(to.sequence) is None:
+            raise PointUnknown(item=item.item.hex(), point=to.id)
+        before = _begin(opened, to, item)
+        for one in opened:
+            one.record = replace(
+                one.record, generation=one.record.generation + raise_generation, closed=None, published=""
+            )
+            one.journal.store(one.record)
+        done = {}
+        for one in opened:
+            segments = item.store.segments(item.item, one.config.disk.bytes)
+            view = PointView(one.disk, segments, one.undo.identity, to.sequence)
+            done[one.config.disk.hex] = roll_back(one.disk, view, one.undo, on_bytes)
+        made = item.publish(_named(to, item), to.kind, to.disks, base_cycle=to.sequence)
+        item.points.note_rollback("done", to=to.sequence)
+        for one in opened:
+            one.journal.store(replace(one.record, published=made.id))
+        return GoneBack(made, before, done)
+
+
+def _named(to: Point, item: ItemRetention) -> bytes:
+    """A name for the point that a rollback makes: of its cycle and of the point it came from."""
+    return item.cycle.to_bytes(8, "big") + bytes.fromhex(to.id)[8:_ID_BYTES]
+
+
+def _open(
+    point: PointDisk,
+    configs: tuple[DiskConfig, ...],
+    to: Point,
+    item: ItemRetention,
+    store: TargetStore,
+    stack: ExitStack,
+) -> _Opened:
+    config = next((one for one in configs if one.disk.hex == point.disk), None)
+    if config is None:
+        raise UnknownDisk(disk=point.disk)
+    disk = store.open(config)
+    stack.callback(disk.close)
+    journal = store.journal(config)
+    record, identity = journal.load(), store.identity(disk)
+    if record is None or not same_disk(record.identity, identity):
+        raise OtherTarget(
+            path=str(config.path),
+            found_identity=describe(identity),
+            adopted_identity=describe(record.identity) if record is not None else "none",
+            journal=journal.path,
+        )
+    closed, marks = record.closed, store.file_marks(config)
+    if (
+        closed is not None
+        and marks
+        and (marks, store.change_mark(disk)) != (closed.files, closed.change_mark)
+    ):
+        raise TargetChangedOutside(path=str(config.path))
+    undo = item.open_disk(
+        Identity(config.item.bytes, config.disk.bytes, point.data_bytes),
+        disk.read,
+        seeding=False,
+        durable=durable_place(journal, config),
+        void=False,
+    )
+    stack.callback(item.close_disk, config.disk.bytes)
+    return _Opened(config, disk, journal, record, undo, point)
+
+
+def _begin(opened: list[_Opened], to: Point, item: ItemRetention) -> Point | None:
+    """What is there now is a point, and it is durable that a rollback has begun."""
+    pending = item.points.rollback
+    if pending is not None and pending["to"] == to.sequence:
+        return None  # broken off: the cycle that it writes in is still open
+    before = None
+    if any(one.undo.wrote for one in opened):
+        disks = tuple(PointDisk(one.disk, one.data_bytes) for one in to.disks)
+        before = item.publish(_named(to, item), Kind.BEFORE_ROLLBACK, disks)
+    item.points.note_rollback("begun", to=to.sequence)
+    return before

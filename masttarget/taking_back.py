@@ -1,0 +1,82 @@
+"""Taking back the last cycle of a disk that is synced by itself: finished or broken off, created or overwritten."""
+
+from dataclasses import dataclass
+
+from masttarget.config import DiskConfig
+from masttarget.errors import OtherTarget
+from masttarget.errors_retention import NothingToUndo
+from masttarget.going_back import go_back
+from masttarget.journal import CycleRecord
+from masttarget.opening import describe, same_disk
+from masttarget.points import Point
+from masttarget.ports import TargetStore
+from masttarget.retention import ItemRetention
+from masttarget.rollback import OnBytes
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What was taken back. `removed`: the target had been created by that cycle and is gone; `more`: there is an
+    earlier cycle that could be taken back as well."""
+
+    blocks_changed: int
+    bytes_written: int
+    removed: bool
+    more: bool
+
+
+def take_back(
+    config: DiskConfig, item: ItemRetention, store: TargetStore, on_bytes: OnBytes, unlink: bool = True
+) -> TakenBack:
+    """The target holds what it held before its last cycle. Errors: `NothingToUndo` (HW-MT-039), those of `go_back`."""
+    journal = store.journal(config)
+    record = journal.load()
+    if record is None:
+        raise NothingToUndo(path=str(config.path), journal=item.store.path)
+    to = _before(item, record)
+    if to is None and record.created and not record.published and unlink:
+        _remove_created(config, record, store)
+        item.remove()
+        journal.remove()
+        return TakenBack(0, 0, removed=True, more=False)
+    if to is None:
+        raise NothingToUndo(path=str(config.path), journal=item.store.path)
+    gone = go_back((config,), to, item, store, on_bytes, raise_generation=False)
+    done = gone.disks[config.disk.hex]
+    older = [point for point in item.points if point.sequence < to.sequence]
+    if older:
+        newer = [point for point in item.points if to.sequence <= point.sequence < gone.point.sequence]
+        item.points.drop([point.sequence for point in newer], "taken back")
+    else:
+        item.remove()
+        journal.remove()
+    return TakenBack(done.blocks_changed, done.bytes_written, removed=False, more=bool(older))
+
+
+def _before(item: ItemRetention, record: CycleRecord) -> Point | None:
+    """The point at which the last cycle began."""
+    points = list(item.points)
+    if item.points.rollback is not None:
+        return item.points.by_sequence(item.points.rollback["to"])
+    if record.published:
+        return points[-2] if len(points) > 1 else None
+    return points[-1] if points else None
+
+
+def _remove_created(config: DiskConfig, record: CycleRecord, store: TargetStore) -> None:
+    """The target that the broken cycle created is gone; another one in its place is refused."""
+    if not store.exists(config):
+        return
+    disk = store.open(config)
+    try:
+        identity = store.identity(disk)
+        if record.identity and not same_disk(record.identity, identity):
+            raise OtherTarget(
+                path=str(config.path),
+                found_identity=describe(identity),
+                adopted_identity=describe(record.identity),
+                journal=store.journal(config).path,
+            )
+        store.remove(config)
+    finally:
+        disk.close()
