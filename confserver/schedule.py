@@ -24,6 +24,8 @@ from drcore.errors import HomewardError
 
 QUEUE: Final = "homeward-cycles"
 NOT_DUE, AGAIN = "", "again"
+POLL_SECONDS: Final = 1.0
+"""Between two looks for cycles that have come due."""
 RPO_SECONDS: Final = 15 * 60
 """The failback policy's RPO threshold; it alerts, it does not drive (vocabulary: failback policy)."""
 CYCLE_VERBS: Final = ("reprotect", "replicate", "cancel", "failback")
@@ -35,7 +37,7 @@ REPLICATES: Final = frozenset({State.PROTECTED, State.REPLICATING, State.FAILING
 class Replication:
     """Where an item's replication stands; times in seconds UTC, 0 where there is none. Bytes are of the last cycle."""
 
-    interval_seconds: int
+    interval_seconds: float
     last_cycle_at: float
     last_cycle_seconds: float
     changed_bytes: int
@@ -63,13 +65,15 @@ class Schedule:
         store: Store,
         record: Callable[[str, str], Job],
         clock: Clock,
-        interval_seconds: int,
+        interval_seconds: float,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._jobs = jobs
         self._store = store
         self._record = record
         self._clock = clock
         self._interval = interval_seconds
+        self._poll = poll_seconds
         self._queue: Queue | None = None
         self._ready = threading.Event()
 
@@ -82,7 +86,7 @@ class Schedule:
 
     def start(self) -> None:
         """Cycles come due. The jobs have to run already."""
-        self._queue = DBOS.register_queue(QUEUE)
+        self._queue = DBOS.register_queue(QUEUE, polling_interval_sec=self._poll)
         self._ready.set()
         for item in self._store.items():
             newest, _ = self._store.last_jobs(item.id, ())

@@ -62,7 +62,7 @@ class EnableShape(Shape):
 class ReplicationShape(Shape):
     """Where an item's replication stands; of its cycles the last good one. Bytes and seconds are numbers."""
 
-    interval_seconds: int
+    interval_seconds: float
     rpo_seconds: int
     last_cycle_at: str | None
     last_cycle_seconds: float

@@ -89,7 +89,7 @@ class Told:
         # Through a pipe what goes to stderr belongs into the story too, in its place.
         together = None if sys.stdout.isatty() else subprocess.STDOUT
         done = subprocess.run(
-            words, cwd=self._site.folder, env=self._site.environment(), stderr=together, check=False
+            words, cwd=self._site.folder, env=self._site.client_environment(), stderr=together, check=False
         )
         if done.returncode:
             raise Failed(f"{Path(words[0]).name} {words[1]} ended with exit code {done.returncode}")
@@ -214,7 +214,7 @@ def set_up(stack: ExitStack, place: Path) -> tuple[Site, list[Path]]:
         azure_seconds=AZURE_SECONDS,
     )
     with doing("starting a simulated vCenter and a stand-in for Azure"):
-        site = stack.enter_context(lab.running(place, order))
+        site = stack.enter_context(lab.running(place, order, Site))
     for uuid, (path, where) in hardware(site)["disks"].items():
         say(f"  at home  {path}  {where}  {uuid}")
     for disk in order.disks:

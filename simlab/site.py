@@ -8,14 +8,13 @@ calls makes both before; everything else is made here. Tests, campaigns and the 
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from simlab.azure import launch as azure_launch
 from simlab.azure.kit import Driver
@@ -125,22 +124,28 @@ class Site:
         }
 
     def environment(self) -> dict[str, str]:
-        """What a client of the server needs."""
+        """What the server has to find there."""
+        return {**os.environ, PASSWORD_VARIABLE: story.ADMIN[1]}
+
+    def client_environment(self) -> dict[str, str]:
+        """What `homeward` needs to ask the server."""
         return {**os.environ, "HOMEWARD_SERVER": self.url, "HOMEWARD_TOKEN_FILE": str(self.folder / "token")}
 
     def start(self) -> None:
         """The server answers; what it says goes to `server.log`."""
-        command = [sys.executable, "-m", "homeward", "confserver", "serve", "--json"]
-        environment = {**os.environ, PASSWORD_VARIABLE: story.ADMIN[1]}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--config", str(self.config)], stdout=subprocess.PIPE, stderr=log, env=environment
-            )
+            self.process = self.spawn(log)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert b"port" in line, line.decode() + self.log.read_text()
         found = json.loads(line)
         self.url = f"http://{found['host']}:{found['port']}"
+
+    def spawn(self, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+        """The server's process, which says on its standard output where it listens."""
+        command = [sys.executable, "-m", "homeward", "confserver", "serve", "--json"]
+        words = [*command, "--config", str(self.config)]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, env=self.environment())
 
     @property
     def log(self) -> Path:
@@ -151,21 +156,28 @@ class Site:
         """The server is gone, without a word."""
         assert self.process is not None
         self.process.kill()
-        self._gone()
+        self.gone()
 
     def stop(self) -> int:
         """The server has ended in order; its exit status."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self._gone()
+        self.process.terminate()
+        return self.gone()
 
-    def _gone(self) -> int:
+    def gone(self) -> int:
+        """The server has ended, as it was about to; its exit status."""
         assert self.process is not None
         assert self.process.stdout is not None
         status = self.process.wait(END_SECONDS_MAX)
         self.process.stdout.close()
         self.process = None
         return status
+
+    def close(self) -> None:
+        """No server runs, and nothing of the client side is left open."""
+        if self.process is not None:
+            self.kill()
+        self.azure.close()
 
     def _configure(self) -> Path:
         for name, content in (
@@ -204,9 +216,13 @@ def target(folder: Path, name: str) -> Path:
     return folder / "vmfs1" / MACHINE / f"{name}.vmdk"
 
 
+_Kind = TypeVar("_Kind", bound=Site)
+Make = Callable[[Path, SiteOrder, vcenter_launch.Vcenter, azure_launch.Endpoints], _Kind]
+
+
 @contextmanager
-def running(folder: Path, order: SiteOrder) -> Iterator[Site]:
-    """The stand-ins run inside the block, and whatever server was started is gone after it.
+def running(folder: Path, order: SiteOrder, make: Make[_Kind]) -> Iterator[_Kind]:
+    """The stand-ins run inside the block, and whatever server was started is gone after it; `make` is `Site` or a kind.
 
     The disks are there already on both sides. The stand-ins have to be built (`make lab`).
     """
@@ -215,13 +231,9 @@ def running(folder: Path, order: SiteOrder) -> Iterator[Site]:
         (folder / "azure.json").write_text(json.dumps(_azure(order)))
         vcenter = stack.enter_context(vcenter_launch.running(inventory))
         azure = stack.enter_context(azure_launch.running(folder / "azure.json"))
-        site = Site(folder, order, vcenter, azure)
-        stack.callback(site.azure.close)
-        try:
-            yield site
-        finally:
-            if site.process is not None:
-                site.kill()
+        site = make(folder, order, vcenter, azure)
+        stack.callback(site.close)
+        yield site
 
 
 def _vcenter(folder: Path, order: SiteOrder) -> dict[str, Any]:

@@ -14,13 +14,11 @@ __all__ = ["lab"]
 
 def homeward(site: Lab, *words: str, status: int = 0) -> str:
     """What the command printed on stdout; it had to end with this status."""
-    assert site.client is not None
-    environment = {**os.environ, "HOMEWARD_SERVER": str(site.client.base_url), "HOMEWARD_TOKEN": "a-token"}
     ended = subprocess.run(
         [sys.executable, "-m", "homeward", *words],
         capture_output=True,
         text=True,
-        env=environment,
+        env=site.client_environment(),
         timeout=120,
     )
     assert ended.returncode == status, ended.stdout + ended.stderr
