@@ -104,7 +104,7 @@ def _hosted(backing: Backing) -> Iterator[Finding]:
         end = backing.size - vmdk_stream_layout.FOOTER_FROM_END
         header = vmdk_stream_layout.find_footer(header, backing.size, backing.read_bytes)
         claims.add("the footer", end, vmdk_stream_layout.FOOTER_FROM_END, end)
-        yield from _tables(layer, claims, header.directory, _marker(layer))
+        yield from _tables(layer, claims, header.directory, packed=True)
     else:
         if raw[UNCLEAN_AT]:
             yield note("the header's mark of an unclean shutdown", UNCLEAN_AT, str(raw[UNCLEAN_AT]), CLEAN)
@@ -114,22 +114,7 @@ def _hosted(backing: Backing) -> Iterator[Finding]:
     yield from claims.findings(backing, header.overhead * SECTOR)
 
 
-def _marker(layer: GrainLayer) -> Callable[[int, int], int]:
-    """How long a compressed grain at a place is with its marker. The marker is outside data: checked when loaded."""
-
-    def length(place: int, sector: int) -> int:
-        raw = layer.backing.read_bytes(place * SECTOR, vmdk_stream_layout.GRAIN_MARKER_BYTES)
-        found, packed = vmdk_stream_layout.decode_grain_marker(raw)
-        if found != sector:
-            raise Malformed("a grain's marker", place * SECTOR, f"sector {found}", f"sector {sector}")
-        return len(raw) + packed
-
-    return length
-
-
-def _tables(
-    layer: GrainLayer, claims: Claims, directory: int, length: Callable[[int, int], int] | None = None
-) -> Iterator[Finding]:
+def _tables(layer: GrainLayer, claims: Claims, directory: int, *, packed: bool = False) -> Iterator[Finding]:
     """Directory, tables and grains claim their places; a table that cannot be believed is told and passed over."""
     grains, backing = layer.grains, layer.backing
     claims.add(
@@ -144,7 +129,7 @@ def _tables(
             claims.add("a grain table", place * SECTOR, grains.table_bytes, named_at)
             table = layer.table(number)
             assert table is not None
-            _claim_grains(layer, claims, number, table, length)
+            _claim_grains(layer, claims, number, table, packed=packed)
         except (Malformed, ImageDamaged) as error:
             yield damage(error.structure, error.offset, error.seen, error.wanted)
     if grains.first * SECTOR > backing.size:
@@ -158,7 +143,8 @@ def _claim_grains(
     claims: Claims,
     number: int,
     table: "array[int] | list[int]",
-    length: Callable[[int, int], int] | None,
+    *,
+    packed: bool,
 ) -> None:
     grains = layer.grains
     base = grains.table_place(number) * SECTOR
@@ -167,8 +153,8 @@ def _claim_grains(
         if place > ZERO:
             sector = (number * grains.table_entries + index) * grains.grain
             start, room = place * SECTOR, grains.grain * SECTOR
-            if length is not None:
-                room = length(place, sector)
+            if packed:
+                room = vmdk_stream_layout.GRAIN_MARKER_BYTES + layer.packed_length(start, sector)
             elif sector + grains.grain > grains.capacity:  # the end of the file may cut the disk's last grain
                 room = min(room, max((grains.capacity - sector) * SECTOR, layer.backing.size - start))
             claims.add("a grain", start, room, base + index * width)

@@ -120,7 +120,7 @@ def decode_se(raw: bytes) -> SeHeader:
         raise Malformed("the capacity", 16, f"{capacity} sectors", f"1 to {DISK_BYTES_MAX // SECTOR}")
     regions = dict(zip(SE_REGIONS, zip(fields[10::2], fields[11::2], strict=True), strict=True))
     for index, (name, (place, size)) in enumerate(regions.items()):
-        if place > 2**54 or size > 2**54 or (size and not place):
+        if place > 2**53 or size > 2**53 or (size and not place):
             raise Malformed(f"the place of the {name}", 80 + index * 16, f"{size} from {place}", "a place")
     return SeHeader(capacity, regions)
 

@@ -176,16 +176,22 @@ class GrainLayer:
                 self._unpacked.popitem(last=False)
         return content
 
-    def _inflate(self, at: int, offset: int) -> bytes:
+    def packed_length(self, at: int, sector: int) -> int:
+        """Bytes of the compressed grain of the disk's `sector` behind its marker at `at`. Errors: ImageDamaged."""
         raw = self.backing.read_bytes(at, vmdk_stream_layout.GRAIN_MARKER_BYTES)
-        sector, length = vmdk_stream_layout.decode_grain_marker(raw)
-        if sector != offset // SECTOR:
-            wanted = f"sector {offset // SECTOR}, as the table says"
-            raise self._damaged("a grain's marker", at, f"sector {sector}", wanted)
-        begin = at + len(raw)
-        if not 0 < length <= min(2 * self._bytes + SECTOR, self.backing.size - begin):
-            wanted = f"at most {2 * self._bytes + SECTOR} bytes within the file of {self.backing.size}"
+        found, length = vmdk_stream_layout.decode_grain_marker(raw)
+        if found != sector:
+            raise self._damaged(
+                "a grain's marker", at, f"sector {found}", f"sector {sector}, as the table says"
+            )
+        if not 0 < length <= min(2 * self._bytes + SECTOR, self.backing.size - at - len(raw)):
+            wanted = f"1 to {2 * self._bytes + SECTOR} bytes within the file of {self.backing.size}"
             raise self._damaged("a grain's marker", at + 8, f"{length} bytes", wanted)
+        return length
+
+    def _inflate(self, at: int, offset: int) -> bytes:
+        length = self.packed_length(at, offset // SECTOR)
+        begin = at + vmdk_stream_layout.GRAIN_MARKER_BYTES
         needed = min(self._bytes, self.size - offset)
         try:
             content = zlib.decompressobj().decompress(self.backing.read_bytes(begin, length), self._bytes + 1)

@@ -132,6 +132,9 @@ def decode_header(raw: bytes) -> SparseHeader:
         )
     if entries != TABLE_ENTRIES:
         raise Malformed("the entries per grain table", 44, str(entries), str(TABLE_ENTRIES))
+    if text >= SECTORS_MAX or text_size >= SECTORS_MAX:
+        wanted = "sectors within 2 TiB"
+        raise Malformed("the place of the descriptor", 28, f"{text_size} sectors from {text} on", wanted)
     if header.stream and directory == GD_AT_END:
         return header  # the footer repeats the header and tells the place
     for name, at, place in (("grain directory", 56, directory), ("redundant grain directory", 48, redundant)):

@@ -78,9 +78,8 @@ def vmfs(folder: Path, content: bytes) -> Path:
     path = maker(Format.VMDK_MONOLITHIC_FLAT)(folder, content)
     text = path.read_text().replace('"monolithicFlat"', '"vmfs"')
     text = re.sub(r'FLAT ("[^"]+") 0', r"VMFS \1", text)
-    cid = re.search(r"^CID=(\w{8})$", text, re.MULTILINE)
-    assert cid
-    path.write_text(text.partition("#DDB")[0] + "#DDB\n" + ESXI_DATABASE.format(cid=cid[1]))
+    text = re.sub(r"^CID=\w+", "CID=5eed1234", text, flags=re.MULTILINE)  # qemu-img leaves out leading zeroes
+    path.write_text(text.partition("#DDB")[0] + "#DDB\n" + ESXI_DATABASE.format(cid="5eed1234"))
     return path
 
 

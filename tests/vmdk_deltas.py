@@ -34,7 +34,7 @@ def descriptor(path: Path, kind: str, size: int, parent: Path | None, cid: int =
     parent_cid, hint = 0xFFFFFFFF, ""
     if parent is not None:
         text = parent.read_bytes()[:65536]
-        parent_cid = int(text.split(b"\nCID=", 1)[1][:8], 16)
+        parent_cid = int(text.split(b"\nCID=", 1)[1].split(b"\n", 1)[0], 16)
         hint = f'parentFileNameHint="{parent.name}"\n'
     path.write_text(
         DESCRIPTOR.format(

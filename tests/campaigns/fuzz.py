@@ -15,6 +15,7 @@ from masttarget.target import AppliedRun
 from tests.campaigns.attack import SHARED, frame_of, opened_pair
 from tests.campaigns.runner import Campaign, Round
 from tests.fuzz import test_disks_hostile as disks
+from tests.fuzz import vmware_images
 from tests.unit.test_wireproto_handshake import HELLO
 from tests.unit.test_wireproto_messages import MESSAGES, plain
 from wireproto import handshake
@@ -147,6 +148,21 @@ def images() -> Iterator[Round]:
         yield one
 
 
+@contextmanager
+def vmware() -> Iterator[Round]:
+    """VMware's formats and qcow2, with their extents, parents and backing files; one file of each is mutated."""
+    with vmware_images.victims() as good, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def one(rng: random.Random, _: int) -> None:
+            victim = good[rng.choice(vmware_images.NAMES)]
+            vmware_images.use(vmware_images.damage(victim, folder, rng), victim.kind)
+            for path in folder.iterdir():
+                path.unlink()
+
+        yield one
+
+
 CAMPAIGN = Campaign(
     "fuzz",
     {
@@ -156,5 +172,6 @@ CAMPAIGN = Campaign(
         "entries": entries,
         "journal": _simple(_journal),
         "images": images,
+        "vmware": vmware,
     },
 )

@@ -1,0 +1,596 @@
+"""VMDKs and qcow2s made to hurt: each is one coded error that names structure and offset, soon and in little memory.
+
+`ROUNDS` and `SEED` in the environment make the mutations a campaign.
+"""
+
+import os
+import random
+import re
+import struct
+import subprocess
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from disks.catalogue import check, open_source, write_whole
+from disks.disk import Format
+from disks.errors import FormatContradicted, FormatNotSupported, ImageDamaged, ParentUnusable
+from disks.errors_vmdk import FeatureNotSupported
+from drcore.errors import HomewardError
+from drcore.limits import PARENTS_MAX
+from tests import vmdk_deltas
+from tests.fuzz import vmware_images
+from tests.images import converted, maker, qcow2_backing, qemu, vmdk_snapshots
+from tests.system.command import write_sparse
+
+MIB = 1024 * 1024
+SIZE = 5 * MIB + 512
+ROUNDS = int(os.environ.get("ROUNDS", "20"))
+SEED = int(os.environ.get("SEED") or random.randrange(2**32))
+CONTENT = (b"x" * 70_000).ljust(4 * MIB, b"\0") + b"y" * (MIB + 512)
+
+
+def refused(path: Path, kind: type[HomewardError], told: Format | None = None) -> HomewardError:
+    """Opening it or reading it through ends in this error, in under a second, within the memory that is allowed."""
+    files = sum(each.stat().st_size for each in path.parent.iterdir() if each.is_file())
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        with pytest.raises(kind) as caught:
+            for _ in pieces_of(path, told):
+                pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 1
+    assert peak < 4 * files + MIB, f"{peak} bytes for {files}"
+    line = str(caught.value)
+    assert line.startswith("HW-DISKS-")
+    assert "\n" not in line
+    return caught.value
+
+
+def pieces_of(path: Path, told: Format | None = None) -> Iterator[bytes]:
+    """The first bytes of the disk, a piece at a time, and all its extents."""
+    disk = open_source(path, told)
+    try:
+        for _ in disk.extents(0, disk.size):
+            pass
+        piece = bytearray(65536)
+        for offset in range(0, min(disk.size, SIZE), len(piece)):
+            length = min(len(piece), disk.size - offset)
+            disk.read(offset, memoryview(piece)[:length])
+            yield bytes(piece[:length])
+    finally:
+        disk.close()
+
+
+def read_through(path: Path) -> bytes:
+    return b"".join(pieces_of(path))
+
+
+def patched(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at if at >= 0 else path.stat().st_size + at)
+        file.write(data)
+
+
+def u32(path: Path, at: int) -> int:
+    return int.from_bytes(path.read_bytes()[at : at + 4], "little")
+
+
+# Streams
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Path:
+    """With its directory at the end, as VMware makes them and qemu-img does not."""
+    return streamed(tmp_path, random.Random(1).randbytes(70_000) + CONTENT[70_000:])
+
+
+def streamed(folder: Path, content: bytes) -> Path:
+    raw = write_sparse(folder / "content.raw", content)
+    source = open_source(raw)
+    write_whole(folder / "disk.vmdk", source, lambda position: None, lambda disk: None)
+    source.close()
+    raw.unlink()
+    return folder / "disk.vmdk"
+
+
+def first_table(path: Path) -> tuple[int, int]:
+    """(where the grain directory's first entry stands, where the first table does), from the footer."""
+    raw = path.read_bytes()
+    directory = int.from_bytes(raw[-1024 + 56 :][:8], "little") * 512
+    return directory, int.from_bytes(raw[directory : directory + 4], "little") * 512
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "words"),
+    [
+        (12, struct.pack("<Q", 2**63), "the capacity at offset 12"),
+        (12, struct.pack("<Q", 0), "the capacity at offset 12"),
+        (20, struct.pack("<Q", 4096), "the grain size at offset 20"),
+        (20, struct.pack("<Q", 3), "the grain size at offset 20"),
+        (44, struct.pack("<I", 2**31), "the entries per grain table at offset 44"),
+        (77, struct.pack("<H", 9), "the compression at offset 77"),
+        (-1024 + 56, struct.pack("<Q", 2**40), "the footer: the place of the grain directory"),
+        (-1024 + 12, struct.pack("<Q", 99), "the footer at offset"),
+        (-1024, b"VDMK", "the footer: the sparse header at offset"),
+        (-1536 + 12, struct.pack("<I", 2), "the footer's marker at offset"),
+        (-1024 + 56, struct.pack("<Q", 2**31), "the grain directory at offset"),
+    ],
+)
+def test_a_stream_that_contradicts_itself_is_refused(stream: Path, at: int, data: bytes, words: str) -> None:
+    patched(stream, at, data)
+    assert words in str(refused(stream, ImageDamaged))
+
+
+def test_a_stream_without_its_end_is_refused(stream: Path) -> None:
+    for size in (stream.stat().st_size - 512, stream.stat().st_size // 1024 * 512, 1024, 513):
+        os.truncate(stream, size)
+        error = refused(stream, ImageDamaged)
+        assert "footer" in str(error) or "descriptor" in str(error)
+
+
+def test_grains_of_a_stream_that_lie_are_refused_where_they_stand(stream: Path) -> None:
+    _, table = first_table(stream)
+    grain = u32(stream, table) * 512
+    whole = stream.read_bytes()
+    bomb = zlib.compress(bytes(20 * MIB))[:30_000]
+    cases = [
+        (table, struct.pack("<I", 0xFFFFFFF0), "a grain table entry", table),
+        (table, struct.pack("<I", 1), "a grain table entry", table),
+        (table, struct.pack("<I", table // 512), "a grain's marker", table),
+        (grain, struct.pack("<Q", 128), "a grain's marker", grain),
+        (grain + 8, struct.pack("<I", 0xFFFFFFFF), "a grain's marker", grain + 8),
+        (grain + 8, struct.pack("<I", 0), "a grain's marker", grain + 8),
+        (grain + 12, b"\xff" * 30, "a compressed grain", grain + 12),
+        (grain + 8, struct.pack("<I", len(bomb)) + bomb, "a compressed grain", grain + 12),
+        (grain + 8, struct.pack("<I", 20) + zlib.compress(b"short"), "a compressed grain", grain + 12),
+    ]
+    for at, data, structure, offset in cases:
+        stream.write_bytes(whole)
+        patched(stream, at, data)
+        error = refused(stream, ImageDamaged)
+        assert isinstance(error, ImageDamaged)
+        assert (error.structure, error.offset) == (structure, offset)
+        assert (
+            any(each.severity.value == "damage" for each in check(stream).findings)
+            or "compressed" in structure
+        )
+
+
+def test_tables_of_a_stream_that_overlap_are_refused(tmp_path: Path) -> None:
+    path = streamed(tmp_path, b"x" * 512 + bytes(40 * MIB) + b"x" * 512)
+    directory, table = first_table(path)
+    patched(path, directory + 4, struct.pack("<I", table // 512 + 1))
+    error = refused(path, ImageDamaged)
+    assert isinstance(error, ImageDamaged)
+    assert (error.structure, error.offset) == ("a grain directory entry", directory + 4)
+
+
+# Descriptors and chains
+
+
+def descriptor_of(path: Path, change: Callable[[str], str]) -> None:
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: re.sub(r"^RW .*\n", "", text, flags=re.MULTILINE),
+        lambda text: re.sub(r"^(RW .*\n)", r"\1" * 1200, text, flags=re.MULTILINE),
+        lambda text: text.replace("RW ", "NOACCESS "),
+        lambda text: text.replace(" SPARSE ", " FLAT "),
+        lambda text: text.replace(" SPARSE ", " SESPARSE "),
+        lambda text: re.sub(r"^RW \d+", "RW 0", text, flags=re.MULTILINE),
+        lambda text: re.sub(r"^RW \d+", "RW 99999999999999999", text, flags=re.MULTILINE),
+        lambda text: re.sub(r"^RW \d+", "RW 137438953472", text, flags=re.MULTILINE),
+        lambda text: re.sub(r"^RW \d+", "RW 8", text, flags=re.MULTILINE),
+        lambda text: text.replace("CID=", "CID=zz", 1),
+        lambda text: text + "#" * 65536,
+    ],
+)
+def test_a_descriptor_that_makes_no_disk_is_refused(change: Callable[[str], str], tmp_path: Path) -> None:
+    path = maker(Format.VMDK_TWO_GB_SPARSE)(tmp_path, CONTENT)
+    descriptor_of(path, change)
+    refused(path, ImageDamaged)
+
+
+def test_an_extent_of_zeroes_needs_no_file_in_a_snapshot(tmp_path: Path) -> None:
+    parent = maker(Format.VMDK_MONOLITHIC_SPARSE)(tmp_path, CONTENT)
+    child = vmdk_deltas.vmfs_sparse(tmp_path / "child.vmdk", SIZE, {}, parent)
+    descriptor_of(child, lambda text: re.sub(r'VMFSSPARSE ".*"', "ZERO", text))
+    assert read_through(child) == bytes(SIZE)
+
+
+def cycle(folder: Path) -> Path:
+    """disk's parent is middle, whose parent is disk."""
+    path = vmdk_snapshots(folder, CONTENT)
+    cid = re.search(rb"\nCID=(\w+)", path.read_bytes())
+    assert cid
+    middle = folder / "middle.vmdk"
+    raw = middle.read_bytes()
+    text = re.sub(rb"parentCID=\w+", b"parentCID=" + cid[1], raw[512:10752].rstrip(b"\0"), count=1)
+    text = text.replace(b'"base.vmdk"', b'"disk.vmdk"', 1)
+    middle.write_bytes(raw[:512] + text.ljust(10240, b"\0") + raw[10752:])
+    return path
+
+
+def own_parent(folder: Path) -> Path:
+    path = vmdk_snapshots(folder, CONTENT)
+    raw = path.read_bytes().replace(b'"middle.vmdk"', b'"disk.vmdk"  ', 1)
+    path.write_bytes(raw)
+    return path
+
+
+def written_parent(folder: Path) -> Path:
+    path = vmdk_snapshots(folder, CONTENT)
+    middle = folder / "middle.vmdk"
+    raw = middle.read_bytes()
+    text = re.sub(rb"\nCID=\w+", b"\nCID=0badcafe", raw[512:10752].rstrip(b"\0"), count=1)
+    middle.write_bytes(raw[:512] + text.ljust(10240, b"\0") + raw[10752:])
+    return path
+
+
+def missing_parent(folder: Path) -> Path:
+    path = vmdk_snapshots(folder, CONTENT)
+    (folder / "base.vmdk").unlink()
+    return path
+
+
+def linked_parent(folder: Path) -> Path:
+    path = vmdk_snapshots(folder, CONTENT)
+    (folder / "base.vmdk").rename(folder / "real.vmdk")
+    (folder / "base.vmdk").symlink_to(folder / "real.vmdk")
+    return path
+
+
+def parent_of_another_size(folder: Path) -> Path:
+    parent = maker(Format.VMDK_MONOLITHIC_SPARSE)(folder, CONTENT + bytes(512))
+    return vmdk_deltas.vmfs_sparse(folder / "child.vmdk", SIZE, {}, parent)
+
+
+def unnamed_parent(folder: Path) -> Path:
+    path = vmdk_snapshots(folder, CONTENT)
+    path.write_bytes(path.read_bytes().replace(b"parentFileNameHint", b"parentFileNameHin_", 1))
+    return path
+
+
+def parent_that_is_an_extent(folder: Path) -> Path:
+    parent = maker(Format.VMDK_MONOLITHIC_FLAT)(folder, CONTENT)
+    child = vmdk_deltas.vmfs_sparse(folder / "child.vmdk", SIZE, {}, parent)
+    descriptor_of(child, lambda text: text.replace('"disk.vmdk"', '"disk-flat.vmdk"'))
+    return child
+
+
+def parent_that_is_no_vmdk(folder: Path) -> Path:
+    (folder / "base.bin").write_bytes(b"\nCID=12345678\n".ljust(SIZE, b"\0"))
+    return vmdk_deltas.vmfs_sparse(folder / "child.vmdk", SIZE, {}, folder / "base.bin")
+
+
+def long_chain(folder: Path) -> Path:
+    below = maker(Format.VMDK_MONOLITHIC_SPARSE)(folder, CONTENT)
+    for number in range(PARENTS_MAX + 1):
+        below = vmdk_deltas.vmfs_sparse(folder / f"child-{number}.vmdk", SIZE, {}, below)
+    return below
+
+
+def upward_parent(folder: Path) -> Path:
+    path = vmdk_snapshots(folder, CONTENT)
+    path.write_bytes(path.read_bytes().replace(b'"middle.vmdk"', b'"../mid.vmdk"', 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (cycle, "in the chain already"),
+        (own_parent, "in the chain already"),
+        (written_parent, "CID=0badcafe, written to since"),
+        (missing_parent, "No such file"),
+        (linked_parent, "a link"),
+        (parent_of_another_size, f"{SIZE + 512} bytes"),
+        (unnamed_parent, "no parentFileNameHint"),
+        (parent_that_is_an_extent, "the name of an extent"),
+        (parent_that_is_no_vmdk, "no magic number"),
+        (long_chain, f"more than {PARENTS_MAX} images"),
+        (upward_parent, "upwards"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_parent_that_is_not_the_one_is_refused(
+    made: Callable[[Path], Path], words: str, tmp_path: Path
+) -> None:
+    path = made(tmp_path)
+    assert words in str(refused(path, ParentUnusable))
+    assert words in " ".join(each.seen for each in check(path).findings)
+
+
+# ESXi's deltas
+
+
+@pytest.fixture
+def cowd(tmp_path: Path) -> Path:
+    """The extent of a vmfsSparse snapshot; its descriptor is child.vmdk."""
+    parent = maker(Format.VMDK_MONOLITHIC_SPARSE)(tmp_path, CONTENT)
+    vmdk_deltas.vmfs_sparse(
+        tmp_path / "child.vmdk", SIZE, {0: b"a" * 512, 4200: b"b" * 512}, parent, grain_sectors=1
+    )
+    return tmp_path / "child-delta.vmdk"
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "words"),
+    [
+        (0, b"DWOC", "the vmfsSparse header at offset 0"),
+        (4, struct.pack("<I", 2), "the header's version at offset 4"),
+        (8, struct.pack("<I", 0), "the header's flags at offset 8"),
+        (12, struct.pack("<I", 0), "the capacity at offset 12"),
+        (12, struct.pack("<I", 8), "the capacity at offset 12"),
+        (16, struct.pack("<I", 2**31), "the grain size at offset 16"),
+        (20, struct.pack("<I", 0), "the place of the grain directory at offset 20"),
+        (20, struct.pack("<I", 2**31), "the grain directory at offset"),
+        (24, struct.pack("<I", 1), "the entries of the grain directory at offset 24"),
+        (2048, struct.pack("<I", 0xFFFFFFFF), "a grain table at offset"),
+        (2048, struct.pack("<II", 5, 6), "a grain directory entry at offset 2052"),
+        (2560, struct.pack("<I", 0xFFFFFFFF), "a grain table entry at offset 2560"),
+        (2560, struct.pack("<I", 1), "a grain table entry at offset 2560"),
+        (2560, struct.pack("<I", 4), "a grain table entry at offset 2560"),
+    ],
+)
+def test_a_vmfs_sparse_extent_that_contradicts_itself_is_refused(
+    cowd: Path, at: int, data: bytes, words: str
+) -> None:
+    patched(cowd, at, data)
+    path = cowd.with_name("child.vmdk")
+    assert words in str(refused(path, ImageDamaged))
+    assert any(each.severity.value == "damage" for each in check(path).findings)
+
+
+@pytest.fixture
+def sesparse(tmp_path: Path) -> Path:
+    """The extent of an seSparse snapshot of 40 MiB; its descriptor is child.vmdk."""
+    parent = maker(Format.VMDK_MONOLITHIC_SPARSE)(tmp_path, CONTENT.ljust(40 * MIB, b"\0"))
+    grains = {0: b"a" * 4096, 4096: b"b" * 4096}
+    vmdk_deltas.se_sparse(tmp_path / "child.vmdk", 40 * MIB, grains, parent)
+    return tmp_path / "child-sesparse.vmdk"
+
+
+DIRECTORY, TABLES = 2048 * 512, 2056 * 512
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "words"),
+    [
+        (0, struct.pack("<Q", 0xCAFED00D), "the seSparse header at offset 0"),
+        (8, struct.pack("<Q", 1), "the header's version at offset 8"),
+        (16, struct.pack("<Q", 2**63), "the capacity at offset 16"),
+        (16, struct.pack("<Q", 2**37), "the grain directory's size at offset 136"),
+        (24, struct.pack("<Q", 16), "the grain size at offset 24"),
+        (32, struct.pack("<Q", 2**40), "the grain table size at offset 32"),
+        (40, struct.pack("<Q", 1), "the flags at offset 40"),
+        (72, struct.pack("<Q", 1), "reserved field 4 at offset 72"),
+        (128, struct.pack("<Q", 2**63), "the place of the grain directory at offset 128"),
+        (128, struct.pack("<Q", 2**40), "the grain directory at offset"),
+        (512, struct.pack("<Q", 1), "the volatile header at offset 512"),
+        (DIRECTORY, struct.pack("<Q", 2), f"a grain directory entry at offset {DIRECTORY}"),
+        (DIRECTORY, struct.pack("<Q", 1 << 60 | 99), f"a grain directory entry at offset {DIRECTORY}"),
+        (DIRECTORY, struct.pack("<QQ", 1 << 60, 1 << 60), "the grain directory at offset"),
+        (144, struct.pack("<Q", 2**40), "a grain table at offset"),
+        (TABLES + 32768, struct.pack("<Q", 4 << 60), f"a grain table entry at offset {TABLES + 32768}"),
+        (TABLES + 32768, struct.pack("<Q", 5), f"a grain table entry at offset {TABLES + 32768}"),
+        (TABLES + 32768, struct.pack("<Q", 2**62 - 1), f"a grain table entry at offset {TABLES + 32768}"),
+    ],
+)
+def test_an_sesparse_extent_that_contradicts_itself_is_refused(
+    sesparse: Path, at: int, data: bytes, words: str
+) -> None:
+    patched(sesparse, at, data)
+    path = sesparse.with_name("child.vmdk")
+    assert words in str(refused(path, ImageDamaged))
+    assert any(each.severity.value == "damage" for each in check(path).findings)
+
+
+def test_an_sesparse_extent_with_a_journal_to_replay_is_refused(sesparse: Path) -> None:
+    patched(sesparse, 512 + 24, struct.pack("<Q", 1))
+    assert "journal" in str(refused(sesparse.with_name("child.vmdk"), FeatureNotSupported))
+
+
+# qcow2
+
+
+@pytest.fixture
+def qcow2(tmp_path: Path) -> Path:
+    """Clusters of 64 KiB; header, refcounts, L1 and L2 in the first five clusters, as qemu-img lays them."""
+    return maker(Format.QCOW2)(tmp_path, CONTENT)
+
+
+L1_AT, L1_PLACE = 40, 0x30000
+L2_PLACE = 0x40000
+
+
+def be(format_: str, *values: int) -> bytes:
+    return struct.pack(">" + format_, *values)
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "words"),
+    [
+        (4, be("I", 1), "the header's version at offset 4"),
+        (4, be("I", 4), "the header's version at offset 4"),
+        (20, be("I", 8), "the cluster size at offset 20"),
+        (20, be("I", 63), "the cluster size at offset 20"),
+        (24, be("Q", 0), "the virtual size at offset 24"),
+        (24, be("Q", 2**63), "the virtual size at offset 24"),
+        (24, be("Q", 2**45), "the L1 table's length at offset 36"),
+        (36, be("I", 0), "the L1 table's length at offset 36"),
+        (36, be("I", 2**31), "the L1 table's length at offset 36"),
+        (36, be("I", 2**20), "the L1 table at offset 40"),
+        (40, be("Q", 12), "the place of the L1 table at offset 40"),
+        (40, be("Q", 2**55), "the L1 table at offset 40"),
+        (40, be("Q", 2**63), "the place of the L1 table at offset 40"),
+        (48, be("Q", 1), "the place of the refcount table at offset 48"),
+        (100, be("I", 50), "the header's length at offset 100"),
+        (8, be("QI", 120, 2**31), "the backing file's name at offset 8"),
+        (8, be("QI", 2**60, 5), "the backing file's name at offset 8"),
+        (L1_PLACE, be("Q", 1 << 63 | 2**40), f"an L1 entry at offset {L1_PLACE}"),
+        (L1_PLACE, be("Q", 1 << 63 | 0x40200), f"an L1 entry at offset {L1_PLACE}"),
+        (L1_PLACE, be("Q", 1 << 62 | 0x40000), f"an L1 entry at offset {L1_PLACE}"),
+        (L2_PLACE, be("Q", 1 << 63 | 2**40), f"an L2 entry at offset {L2_PLACE}"),
+        (L2_PLACE, be("Q", 1 << 63 | 0x50200), f"an L2 entry at offset {L2_PLACE}"),
+        (L2_PLACE, be("Q", 1 << 62 | 2**50), f"an L2 entry at offset {L2_PLACE}"),
+        (L2_PLACE, be("Q", 1 << 62), f"an L2 entry at offset {L2_PLACE}"),
+        (L2_PLACE, be("Q", 2), f"an L2 entry at offset {L2_PLACE}"),
+    ],
+)
+def test_a_qcow2_that_contradicts_itself_is_refused(qcow2: Path, at: int, data: bytes, words: str) -> None:
+    assert int.from_bytes(qcow2.read_bytes()[L1_AT : L1_AT + 8], "big") == L1_PLACE
+    assert int.from_bytes(qcow2.read_bytes()[L1_PLACE : L1_PLACE + 8], "big") & ~(1 << 63) == L2_PLACE
+    patched(qcow2, at, data)
+    assert words in str(refused(qcow2, ImageDamaged))
+    assert check(qcow2).damaged
+
+
+def test_a_cluster_that_two_entries_name_is_found_by_its_references(qcow2: Path) -> None:
+    patched(qcow2, L2_PLACE + 8, qcow2.read_bytes()[L2_PLACE : L2_PLACE + 8])
+    (twice, *others) = check(qcow2).findings
+    assert "referred to 2 times" in twice.seen
+    assert [each.severity.value for each in others] == ["leak"]
+
+
+def test_compressed_clusters_of_garbage_are_refused(tmp_path: Path) -> None:
+    path = converted(tmp_path / "disk.qcow2", CONTENT, "qcow2", "compat=1.1", "-c")
+    entry = int.from_bytes(path.read_bytes()[L2_PLACE : L2_PLACE + 8], "big")
+    assert entry >> 62 == 1
+    at = entry & (1 << 54) - 1
+    for data in (b"\xff" * 40, zlib.compress(b"short")[2:]):
+        patched(path, at, data)
+        error = refused(path, ImageDamaged)
+        assert isinstance(error, ImageDamaged)
+        assert (error.structure, error.offset) == ("a compressed cluster", at)
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "words"),
+    [
+        (32, be("I", 1), "encrypted"),
+        (32, be("I", 2), "encrypted"),
+        (72, be("Q", 1), "dirty"),
+        (72, be("Q", 2), "corrupt"),
+        (72, be("Q", 4), "external data file"),
+        (72, be("Q", 16), "extended L2"),
+        (72, be("Q", 1 << 40), "incompatible features 0x10000000000"),
+    ],
+)
+def test_a_qcow2_that_needs_more_than_is_understood_is_refused(
+    qcow2: Path, at: int, data: bytes, words: str
+) -> None:
+    patched(qcow2, at, data)
+    assert words in str(refused(qcow2, FeatureNotSupported))
+
+
+def test_a_compression_nobody_knows_is_refused_and_zstd_is_where_its_library_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = converted(tmp_path / "disk.qcow2", CONTENT, "qcow2", "compat=1.1,compression_type=zstd", "-c")
+    assert read_through(path) == CONTENT
+    monkeypatch.setattr("disks.qcow2.zstandard", lambda: None)
+    assert "zstd" in str(refused(path, FeatureNotSupported))
+    patched(path, 104, b"\7")
+    assert "compression type 7" in str(refused(path, FeatureNotSupported))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("missing", "No such file"),
+        ("absolute", "an absolute path"),
+        ("upwards", "a path that leads upwards"),
+        ("link", "a link"),
+        ("device", "a device"),
+        ("itself", "in the chain already"),
+        ("format", "a backing file of the format"),
+        ("raw name", "which is always raw"),
+        ("unsure", "HW-DISKS-006"),
+    ],
+)
+def test_a_backing_file_that_is_not_plainly_one_is_refused(change: str, words: str, tmp_path: Path) -> None:
+    path = qcow2_backing(tmp_path, CONTENT)
+    middle = tmp_path / "middle.qcow2"
+    told = {"format": "vdi", "unsure": ""}.get(change, "qcow2")
+    name = {
+        "missing": "gone.qcow2", "absolute": str(middle), "upwards": "../middle.qcow2", "itself": "disk.qcow2",
+        "raw name": "middle.img", "unsure": "middle.bin",
+    }.get(change, "middle.qcow2")  # fmt: skip
+    if change in ("raw name", "unsure"):
+        middle.rename(tmp_path / name)
+    elif change in ("link", "device"):
+        middle.unlink()
+        if change == "link":
+            middle.symlink_to(tmp_path / "base.qcow2")
+        else:
+            os.mknod(middle, 0o020600, os.makedev(1, 5))
+    options = ["-F", told] if told else ["-F", "qcow2"]
+    qemu("rebase", "-u", *options, "-b", name, path)
+    if not told:
+        raw = path.read_bytes()
+        path.write_bytes(raw.replace(be("I", 0xE2792ACA), be("I", 0x12345678), 1))
+    if change == "unsure":
+        with pytest.raises(HomewardError) as caught:
+            read_through(path)
+        assert words in str(caught.value)
+        return
+    assert words in str(refused(path, ParentUnusable))
+
+
+# Everything
+
+
+@pytest.mark.parametrize("name", vmware_images.NAMES)
+def test_a_mutated_image_gives_a_disk_or_a_coded_error(
+    name: str, tmp_path: Path, small: dict[str, vmware_images.Victim]
+) -> None:
+    print(f"seed {SEED}")
+    dice, victim = random.Random(f"{SEED} {name}"), small[name]
+    for number in range(ROUNDS):
+        path = vmware_images.damage(victim, tmp_path, dice)
+        try:
+            vmware_images.use(path, victim.kind)
+        except Exception as error:
+            raise AssertionError(f"seed {SEED}, round {number}") from error
+
+
+@pytest.fixture(scope="module")
+def small() -> "dict[str, vmware_images.Victim]":
+    with vmware_images.victims() as found:
+        return found
+
+
+def test_a_guest_that_writes_a_container_into_sector_0_changes_nothing(tmp_path: Path) -> None:
+    """A flat extent is raw to its descriptor, whatever its first sector says; named itself it is refused."""
+    path = maker(Format.VMDK_VMFS)(tmp_path, CONTENT)
+    extent = next(tmp_path.glob("*-flat.vmdk"))
+    for start in (b"KDMV", b"QFI\xfb", b'# Disk DescriptorFile\nRW 8 FLAT "/etc/shadow" 0', b"COWD"):
+        patched(extent, 0, start.ljust(512, b"\0"))
+        assert read_through(path)[: len(start)] == start
+        with pytest.raises(HomewardError) as caught:
+            open_source(extent)
+        assert "one part of a disk" in str(caught.value) or isinstance(caught.value, ImageDamaged)
+
+
+def test_an_unreadable_kind_is_named(tmp_path: Path) -> None:
+    path = maker(Format.VMDK_VMFS)(tmp_path, CONTENT)
+    for kind in ("vmfsRawDeviceMap", "fullDevice", "custom", "streamOptimized"):
+        text = path.read_text()
+        path.write_text(text.replace('createType="vmfs"', f'createType="{kind}"'))
+        assert kind in str(refused(path, FormatNotSupported))
+        path.write_text(text)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "other.vmdk", "1M"], check=True)
+    with pytest.raises(FormatContradicted):
+        open_source(tmp_path / "other.vmdk", Format.VMDK_VMFS)
