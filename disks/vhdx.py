@@ -108,7 +108,7 @@ class Vhdx:
         for region in found.regions:
             slots.take(region.offset, region.length)
         slots.take(found.header.log_offset, found.header.log_bytes)
-        self._used, self._kept = take_places(self._metadata, self._table, found.table, slots)
+        self._used, self._kept = take_places(self._backing, self._metadata, found.table, slots)
         self._end = slots.end
         self._cleared = False
 
@@ -269,7 +269,7 @@ class Vhdx:
         index = self._metadata.entry(block)
         if index in self._kept:
             # A fixed image keeps the place of a block that holds nothing (2.5.1.1).
-            start = self._table.get(index) & OFFSET_MASK
+            start = self._kept[index]
             self._backing.zero(start, self._metadata.block_bytes)
             self._table.set(index, start | BlockState.FULLY_PRESENT)
             self._used += 1
@@ -375,7 +375,5 @@ def _write_fixed_table(backing: Backing, metadata: Metadata, table_at: int, bloc
         count = min(step, metadata.blocks - first)
         start = blocks_at + first * metadata.block_bytes
         stop = start + count * metadata.block_bytes
-        entries = array(
-            "Q", (at | BlockState.FULLY_PRESENT for at in range(start, stop, metadata.block_bytes))
-        )
+        entries = array("Q", range(start | BlockState.FULLY_PRESENT, stop, metadata.block_bytes))
         backing.write(table_at + metadata.entry(first) * 8, memoryview(entries).cast("B"))

@@ -21,7 +21,7 @@ from disks.vhdx_layout import (
     BlockState,
     Header,
 )
-from disks.vhdx_table import INVALID, table_entries
+from disks.vhdx_table import INVALID, table_runs
 
 
 def check_vhdx(backing: Backing, kind: Format) -> Iterator[Finding]:
@@ -39,8 +39,10 @@ def check_vhdx(backing: Backing, kind: Format) -> Iterator[Finding]:
     claims.add("the log", found.header.log_offset, found.header.log_bytes, HEADERS_AT[found.slot] + 68)
     for region in found.regions:
         claims.add(f"the region {region.kind}", region.offset, region.length, region.named_at)
-    for index, entry in table_entries(found.backing, found.table.offset, found.metadata.entries):
-        yield from _entry(found, index, entry, claims)
+    for run in table_runs(found.backing, found.table.offset, found.metadata):
+        for number in range(run.count):
+            entry = run.entry + number * found.metadata.block_bytes
+            yield from _entry(found, run.index + number, entry, claims)
     yield from claims.findings(found.backing)
 
 

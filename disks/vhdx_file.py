@@ -71,9 +71,17 @@ class Replayed(Backing):
                 part[:] = patch.data[start - patch.offset : end - patch.offset]
 
     def data_runs(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """Everything, because a patch may lie in a hole of the file."""
-        if length > 0:
-            yield offset, length
+        """The file's, and what the patches write."""
+        end = offset + length
+        there = super().data_runs(offset, max(0, min(end, self._length) - offset))
+        spans = [(start, start + count) for start, count in there]
+        patches = (each for each in self._patches if each.data is not None)
+        spans += ((max(offset, each.offset), min(end, each.offset + each.length)) for each in patches)
+        reached = offset
+        for start, stop in sorted(spans):
+            if stop > max(start, reached):
+                yield max(start, reached), stop - max(start, reached)
+                reached = stop
 
 
 def load(backing: Backing) -> Structures:

@@ -5,7 +5,8 @@ Source: [MS-VHDX] 2.5. Pages without an entry cost nothing, so that a sparse dis
 
 import sys
 from array import array
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from disks.backing import Backing
@@ -70,10 +71,6 @@ class BlockTable:
         self._dirty |= self._writing
         self._writing = set()
 
-    def entries(self) -> Iterator[tuple[int, int]]:
-        """(index, entry) of all entries on the medium that are not zero, ascending."""
-        return table_entries(self._backing, self._offset, self._entries)
-
     def _bytes(self, number: int) -> bytes:
         page = self._pages[number]
         assert page is not None
@@ -97,20 +94,61 @@ class BlockTable:
                 return
 
 
-def table_entries(backing: Backing, offset: int, entries: int) -> Iterator[tuple[int, int]]:
-    """(index, entry) of all entries of a table that are not zero, ascending; holes in the file are not read."""
-    length = entries * 8
-    for start, count in backing.data_runs(offset, length):
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` entries from `index` on: present blocks one behind the other, or a single entry of another kind."""
+
+    index: int
+    count: int
+    entry: int
+
+
+def table_runs(backing: Backing, offset: int, metadata: Metadata) -> Iterator[Run]:
+    """All entries of the table at `offset` that are not zero, ascending; holes in the file are not read."""
+    at = offset
+    for start, count in backing.data_runs(offset, metadata.entries * 8):
         # A hole ends where the file system likes it to, an entry at eight bytes.
-        at, end = start - (start - offset) % 8, start + count
+        at = max(at, start - start % 8)
+        end = start + count + -(start + count) % 8
         while at < end:
-            raw = backing.read_bytes(at, min(SCAN_BYTES, offset + length - at))
+            raw = backing.read_bytes(at, min(SCAN_BYTES, end - at))
             if raw.count(0) < len(raw):
-                first = (at - offset) // 8
-                for number, entry in enumerate(_swapped(array("Q", raw))):
-                    if entry:
-                        yield first + number, entry
+                yield from _runs(_swapped(array("Q", raw)), (at - offset) // 8, metadata)
             at += len(raw)
+
+
+def _runs(piece: "array[int]", first: int, metadata: Metadata) -> Iterator[Run]:
+    chunk, step = metadata.chunk_ratio + 1, metadata.block_bytes
+    here = 0
+    while here < len(piece):
+        entry = piece[here]
+        count = 1
+        if entry & STATE_MASK == BlockState.FULLY_PRESENT:
+            # Up to the entry of a sector bitmap, which is never part of a run.
+            room = min(len(piece) - here, max(1, chunk - 1 - (first + here) % chunk))
+            count = _ascending(piece, here, room, step)
+        if entry:
+            yield Run(first + here, count, entry)
+        here += count
+
+
+def _ascending(piece: "array[int]", here: int, room: int, step: int) -> int:
+    """How many entries from `here` on, at most `room`, follow each other by `step`; compared in growing spans."""
+    count = span = 1
+    while count < room:
+        span = min(span, room - count)
+        start = piece[here] + count * step
+        stop = start + span * step
+        if stop < 1 << 64 and piece[here + count : here + count + span] == array(
+            "Q", range(start, stop, step)
+        ):
+            count += span
+            span *= 2
+        elif span > 1:
+            span //= 2
+        else:
+            break
+    return count
 
 
 class Slots:
@@ -134,31 +172,32 @@ class Slots:
         return (self._taken.rfind(1) + 1) * ALIGNMENT
 
 
-def take_places(metadata: Metadata, table: BlockTable, region: Region, slots: Slots) -> tuple[int, Set[int]]:
-    """How many blocks are present, and the entries of a fixed image that only keep a block's place for it.
+def take_places(
+    backing: Backing, metadata: Metadata, region: Region, slots: Slots
+) -> tuple[int, Mapping[int, int]]:
+    """How many blocks are present; and where a fixed image keeps places for blocks that are not, by their entry.
 
     Each present block's place is taken, the others' where nothing present lies there. Raises Malformed.
     """
-    used, kept = 0, array("Q")
+    used, kept = 0, []
     chunk = metadata.chunk_ratio + 1
-    for index, entry in table.entries():
-        if _check_entry(metadata, index, entry, region, slots):
-            used += 1
-        elif metadata.fixed and entry & OFFSET_MASK and index % chunk != chunk - 1:
-            kept.append(index)
-    free = (each for each in kept if slots.take(table.get(each) & OFFSET_MASK, metadata.block_bytes))
-    return used, frozenset(free)
+    for run in table_runs(backing, region.offset, metadata):
+        if _take_run(metadata, run, region, slots):
+            used += run.count
+        elif metadata.fixed and run.entry & OFFSET_MASK and run.index % chunk != chunk - 1:
+            kept.append((run.index, run.entry & OFFSET_MASK))
+    return used, {index: at for index, at in kept if slots.take(at, metadata.block_bytes)}
 
 
-def _check_entry(metadata: Metadata, index: int, entry: int, region: Region, slots: Slots) -> bool:
-    """Whether the entry gives a payload block a place; it has that for itself, within the file. Raises Malformed.
+def _take_run(metadata: Metadata, run: Run, region: Region, slots: Slots) -> bool:
+    """Whether the entries give payload blocks their places; each has one for itself, within the file. Raises Malformed.
 
     An image without a parent has no use for sector bitmaps; one that a writer left is only taken notice of.
     """
-    state, at = entry & STATE_MASK, entry & OFFSET_MASK
-    place = region.offset + index * 8
+    state, at = run.entry & STATE_MASK, run.entry & OFFSET_MASK
+    place = region.offset + run.index * 8
     chunk = metadata.chunk_ratio + 1
-    if index % chunk == chunk - 1:
+    if run.index % chunk == chunk - 1:
         if state == BlockState.FULLY_PRESENT and not slots.take(at, ALIGNMENT):
             raise Malformed(
                 "a BAT entry of a sector bitmap", place, f"offset {at}", "a place of its own in the file"
@@ -170,12 +209,20 @@ def _check_entry(metadata: Metadata, index: int, entry: int, region: Region, slo
         raise Malformed("a BAT entry", place, "a partly present block", "none in an image without a parent")
     if state != BlockState.FULLY_PRESENT:
         return False
-    block = index - index // chunk
-    length = min(metadata.block_bytes, metadata.size - block * metadata.block_bytes)
-    # A whole block belongs to the image, but all that is needed of the last one is what the disk has of it.
-    if not slots.take(at, metadata.block_bytes) and not slots.take(at, length):
-        raise Malformed("a BAT entry", place, f"offset {at}", "a place of its own in the file")
+    if not slots.take(at, run.count * metadata.block_bytes):
+        _take_each(metadata, run, place, slots)
     return True
+
+
+def _take_each(metadata: Metadata, run: Run, place: int, slots: Slots) -> None:
+    """The same one by one: the entry that is wrong is named, and of the last block only the disk's part is needed."""
+    block = run.index - run.index // (metadata.chunk_ratio + 1)
+    for number in range(run.count):
+        at = (run.entry & OFFSET_MASK) + number * metadata.block_bytes
+        length = min(metadata.block_bytes, metadata.size - (block + number) * metadata.block_bytes)
+        if not slots.take(at, metadata.block_bytes) and not slots.take(at, length):
+            wanted = "a place of its own in the file"
+            raise Malformed("a BAT entry", place + number * 8, f"offset {at}", wanted)
 
 
 def _swapped(page: "array[int]") -> "array[int]":
