@@ -112,9 +112,10 @@ def raise_generation(*, at_masttarget: bool = False) -> Step:
     """
 
     def do(work: Work) -> None:
+        # The item first: were the master target ahead of it after a failure, the next cycle would be fenced off there.
+        work.store.raise_generation(work.plan.item, work.plan.generation)
         if at_masttarget:
             work.replication.fence(work.plan.order())
-        work.store.raise_generation(work.plan.item, work.plan.generation)
 
     return Step(
         "raise-generation",

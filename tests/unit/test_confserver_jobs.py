@@ -370,3 +370,18 @@ def test_a_job_that_is_done_has_no_error(rig: Rig, item: Item) -> None:
     job = rig.do(item, "reprotect")
     rig.world.on_change = lambda name: None
     assert (job.status, job.error) == (JobStatus.DONE, {})
+
+
+def test_a_failback_that_cannot_raise_the_generation_lets_cycles_go_on(
+    rig: Rig, item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise StoreFailed(url="sqlite://", reason="disk I/O error")
+
+    rig.do(item, "reprotect")
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store, "raise_generation", failing)
+        assert rig.do(item, "failback").error["code"] == "HW-CONF-021"
+    before = rig.world.read()["generation"]
+    assert rig.store.item(item.id).generation == before, "the master target is not ahead of the item"
+    assert rig.do(item, "replicate").status is JobStatus.DONE
