@@ -2,6 +2,7 @@
 
 Parts: `target`, `source`, `journal` (the N-th verb fails with EIO or ENOSPC; a failed flush is never success later) and
 `network` (a relay flips, drops, repeats, swaps or cuts bytes). Both roles run in this process, over real sockets.
+Part `confserver`: see `fault_confserver`.
 """
 
 import random
@@ -28,6 +29,7 @@ from masttarget.adapters.files import LocalStore
 from masttarget.config import DiskConfig, MasttargetConfig
 from masttarget.errors import JournalFailed
 from masttarget.main import Master
+from tests.campaigns.fault_confserver import confserver
 from tests.campaigns.relay import Relay
 from tests.campaigns.runner import Campaign, Round
 
@@ -312,4 +314,13 @@ def network() -> Iterator[Round]:
         yield one
 
 
-CAMPAIGN = Campaign("fault", {"target": target, "source": source, "journal": journal, "network": network})
+CAMPAIGN = Campaign(
+    "fault",
+    {
+        "target": target,
+        "source": source,
+        "journal": journal,
+        "network": network,
+        "confserver": confserver,
+    },
+)

@@ -79,7 +79,9 @@ ONCE: Final = {
 # Files that a state has beside those that were there before the first reprotect.
 # The master target's journal holds the generation, which never falls.
 _JOURNALS: Final = re.compile(r"vmfs1/web/[a-z]+\.vmdk\.homeward/.+")
-_ROLES: Final = re.compile(r"state/replication/[0-9a-f-]{36}/(agent|masttarget)\.[a-z]+")
+_ROLES: Final = re.compile(
+    r"state/replication/[0-9a-f-]{36}/((agent|masttarget)\.[a-z]+|[0-9a-f]{32}\.sent(-before)?)"
+)
 _DELTAS: Final = re.compile(r"vmfs1/web/[a-z]+-N(-delta)?\.vmdk")
 _MEMORY: Final = re.compile(r"vmfs1/web/web-Snapshot\d+\.vmsn")
 EXTRA: Final[dict[str, tuple[re.Pattern[str], ...]]] = {
@@ -296,7 +298,7 @@ class Stage:
     def no_roles(self) -> None:
         """No agent and no master target of this laboratory runs any more."""
         deadline = time.monotonic() + ROLES_SECONDS_MAX
-        while found := _roles(self.lab.folder):
+        while found := roles(self.lab.folder):
             assert time.monotonic() < deadline, f"still running: {found}"
             time.sleep(0.05)
 
@@ -356,13 +358,14 @@ def stage(chance: Random) -> Iterator[Stage]:
 def undone(job: dict[str, Any], before: Look, after: Look) -> None:
     """Everything is as before the job, but for what has no way back: merged snapshots, bytes that were written."""
     vms = {name: dict(found) for name, found in before.vms.items()}
-    if job["verb"] == "reprotect":
+    done = [step["name"] for step in job["steps"] if step["phase"] == "do" and not step["failure"]]
+    if "merge-snapshots" in done:
         vms["web"]["disks"] = [
             {**disk, "file": disk["file"].replace("-N.vmdk", ".vmdk")} for disk in vms["web"]["disks"]
         ]
         vms["web"]["snapshots"] = []
-        if job["report"].get("written"):
-            vms["web"]["power"] = OFF
+    if job["report"].get("written"):
+        vms["web"]["power"] = OFF
     assert after.vms == vms, f"{after.vms} is not {vms}"
     assert after.azure == before.azure, f"{after.azure} is not {before.azure}"
     assert after.item == before.item, f"{after.item} is not {before.item}"
@@ -405,15 +408,14 @@ def _names(trees: Any) -> list[str]:
     return [name for tree in trees for name in (str(tree.name), *_names(tree.childSnapshotList))]
 
 
-def _roles(folder: Path) -> list[str]:
+def roles(folder: Path) -> list[tuple[int, str]]:
+    """The agents and master targets of a laboratory that run: process id and command line."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if any(word in ("agent", "masttarget") for word in words) and any(
-            str(folder) in word for word in words
-        ):
-            found.append(" ".join(words))
+        if {"agent", "masttarget"} & set(words) and any(str(folder) in word for word in words):
+            found.append((int(entry.parent.name), " ".join(words)))
     return found

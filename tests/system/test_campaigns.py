@@ -2,17 +2,29 @@
 
 import pytest
 
-from tests.campaigns import attack, crash, fault, fuzz, runner
+from tests.campaigns import attack, crash, fault, fault_confserver, fuzz, runner
 from tests.campaigns.runner import Campaign
+
+ROUNDS = {"confserver": 2}
+"""Of a part; the others of `crash` and `fault` have 4 and 6."""
 
 
 @pytest.mark.parametrize(
-    ("campaign", "rounds"),
-    [(attack.CAMPAIGN, 400), (crash.CAMPAIGN, 5), (fault.CAMPAIGN, 24), (fuzz.CAMPAIGN, 1200)],
-    ids=lambda value: value.name if isinstance(value, Campaign) else None,
+    ("campaign", "part", "rounds"),
+    [
+        (attack.CAMPAIGN, "", 400),
+        *((crash.CAMPAIGN, part, ROUNDS.get(part, 4)) for part in crash.CAMPAIGN.parts),
+        *((fault.CAMPAIGN, part, ROUNDS.get(part, 6)) for part in fault.CAMPAIGN.parts),
+        (fuzz.CAMPAIGN, "", 1200),
+    ],
+    ids=lambda value: value.name if isinstance(value, Campaign) else str(value),
 )
-def test_a_campaign_holds(campaign: Campaign, rounds: int) -> None:
-    assert runner.run(campaign, rounds, None, "") == rounds
+def test_a_campaign_holds(campaign: Campaign, part: str, rounds: int) -> None:
+    assert runner.run(campaign, rounds, None, part) == rounds
+
+
+def test_every_step_of_reprotect_and_failback_has_a_fault() -> None:
+    assert fault_confserver.covered() == fault_confserver.steps()
 
 
 def test_a_campaign_counts_what_does_not_hold(capsys: pytest.CaptureFixture[str]) -> None:
