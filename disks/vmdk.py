@@ -97,8 +97,9 @@ def new_descriptor_of(path: Path, kind: Format, size: int, extents: list[str]) -
             path=str(path), reason="a descriptor cannot hold a name with a quotation mark or line end"
         )
     text = vmdk_layout.NewDescriptor(
-        create_type, "\n".join(extents), size // SECTOR, secrets.token_bytes(16), content
-    ).text()
+        create_type, "\n".join(extents), size // SECTOR, secrets.token_bytes(16), content,
+        thin=kind is Format.VMDK_VMFS,
+    ).text()  # fmt: skip
     if len(text) > DESCRIPTOR_BYTES_MAX:
         wanted = f"a descriptor of at most {DESCRIPTOR_BYTES_MAX} bytes: fewer extents or a shorter name"
         raise SizeNotPossible(format=kind.value, size=size, wanted=wanted)

@@ -254,6 +254,8 @@ class NewDescriptor:
     sectors: int
     uuid: bytes
     content: bytes
+    thin: bool = False
+    """Whether ESXi is told that the flat extent is allocated as it is written."""
 
     def text(self) -> bytes:
         """The descriptor. The adapter is LSI Logic, whose geometry is 255 heads and 63 sectors."""
@@ -267,7 +269,7 @@ class NewDescriptor:
             "# The Disk Data Base", "#DDB", "", 'ddb.adapterType = "lsilogic"',
             f'ddb.geometry.cylinders = "{cylinders}"', 'ddb.geometry.heads = "255"', 'ddb.geometry.sectors = "63"',
             f'ddb.longContentID = "{self.content.hex()}"', f'ddb.uuid = "{pairs[:23]}-{pairs[24:]}"',
-            'ddb.virtualHWVersion = "8"', "",
+            *(['ddb.thinProvisioned = "1"'] if self.thin else []), 'ddb.virtualHWVersion = "8"', "",
         )  # fmt: skip
         return "\n".join(lines).encode("utf-8", "surrogateescape")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from _native import pack
 from disks.disk import Format
+from disks.layout import Malformed
 from drcore.errors import HomewardError
 from masttarget.journal import AppliedFrame, CycleRecord, decode_applied, encode_applied, encode_start
 from masttarget.target import AppliedRun
@@ -148,6 +149,13 @@ def images() -> Iterator[Round]:
         yield one
 
 
+def _layouts(rng: random.Random) -> None:
+    """The pure decoders of VMware's formats and qcow2: a value, or `Malformed`."""
+    for good, decoder in vmware_images.DECODERS:
+        with suppress(Malformed):
+            decoder(mutated(rng, good))
+
+
 @contextmanager
 def vmware() -> Iterator[Round]:
     """VMware's formats and qcow2, with their extents, parents and backing files; one file of each is mutated."""
@@ -172,6 +180,7 @@ CAMPAIGN = Campaign(
         "entries": entries,
         "journal": _simple(_journal),
         "images": images,
+        "layouts": _simple(_layouts),
         "vmware": vmware,
     },
 )

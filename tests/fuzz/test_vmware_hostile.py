@@ -552,6 +552,11 @@ def test_a_backing_file_that_is_not_plainly_one_is_refused(change: str, words: s
 # Everything
 
 
+def test_what_the_campaign_starts_from_is_taken_whole() -> None:
+    for good, decode in vmware_images.DECODERS:
+        decode(good)
+
+
 @pytest.mark.parametrize("name", vmware_images.NAMES)
 def test_a_mutated_image_gives_a_disk_or_a_coded_error(
     name: str, tmp_path: Path, small: dict[str, vmware_images.Victim]
