@@ -42,7 +42,8 @@ def roll_back(disk: Disk, view: PointView, undo: Undo, on_bytes: OnBytes) -> Rol
     for span, bits in view.changed():
         differing = _differing(disk, view, span, bits, now, then)
         if differing:
-            undo.expect(span * SPAN_BLOCKS, differing, now)
+            length = min(SPAN_BYTES, view.size - span * SPAN_BYTES)
+            undo.expect(span * SPAN_BLOCKS, differing, now[:length])
             window.append((span, differing))
         if len(window) == _WINDOW_SPANS:
             _write(disk, view, undo, window, then, done, on_bytes)

@@ -62,7 +62,10 @@ class SegmentFiles:
     def start(self, number: int, header: bytes) -> None:
         with self._guard, self._failing():
             if self._descriptor >= 0:
+                # Name and all, before the next one has a name: so only the last segment can ever be missing or torn.
                 os.fdatasync(self._descriptor)
+                if not self._named:
+                    sync_directory(self._path)
                 os.close(self._descriptor)
                 self._descriptor = -1
             if not self._path.is_dir():

@@ -24,6 +24,7 @@ from drcore.secret import Secret
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES
 from masttarget.journal import decode_applied
 from tests.campaigns.crash_confserver import confserver
+from tests.campaigns.crash_masttarget import masttarget
 from tests.campaigns.dying import AGENT_POINTS, MASTTARGET_POINTS
 from tests.campaigns.relay import Relay
 from tests.campaigns.runner import Campaign, Round
@@ -246,4 +247,4 @@ def judge(stage: Stage) -> None:
     assert status.returncode == 0, status.stdout + status.stderr
 
 
-CAMPAIGN = Campaign("crash", {"sync": sync, "confserver": confserver})
+CAMPAIGN = Campaign("crash", {"sync": sync, "masttarget": masttarget, "confserver": confserver})
