@@ -204,7 +204,8 @@ class Stage:
         ]
         return {
             "power": driver.power("web"),
-            "provisioning": machine["properties"]["provisioningState"],
+            # Failed is Azure's word for its own last operation on the machine, until another succeeds.
+            "settled": machine["properties"]["provisioningState"] in ("Succeeded", "Failed"),
             "disks": disks,
             "exports": exports,
         }
