@@ -66,7 +66,7 @@ class PreflightRefused(HomewardError):
     """At least one pre-flight check said no."""
 
     code = "HW-CONF-006"
-    what = "{verb} of {item} was not started: {count} pre-flight checks say no"
+    what = "{verb} of {item} was not started; pre-flight checks that say no: {count}"
     found = "{reasons}"
     expected = "every check to be ok"
     remedy = "run the pre-flight (homeward preflight), follow the remedy of each check, then start again"

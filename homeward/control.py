@@ -231,8 +231,7 @@ def watch_job(run: Any, reference: str, server: str, token_file: Path | None, as
 
     Exit 1: it failed. Ctrl-C ends the watching (exit 130) and leaves the job alone.
     """
-    client = Client(server, token_file)
-    _watch(run, client, watching.resolve(client, reference), as_json)
+    _watch(run, Client(server, token_file), reference, as_json)
 
 
 @jobs.command("cancel")
@@ -262,9 +261,10 @@ def retry_job(job: str, server: str, token_file: Path | None, as_json: bool) -> 
 COMMANDS = (confserver, items, preflight, *VERBS, jobs)
 
 
-def _watch(run: Any, client: Client, job: str, as_json: bool) -> None:
+def _watch(run: Any, client: Client, reference: str, as_json: bool) -> None:
     interrupt = Interrupt(words="the watching ends, the job goes on; once more to leave at once")
     with interrupt:
+        job = watching.resolve(client, reference)
         found = watching.watch(client, job, lambda: interrupt.asked)
     if found["status"] not in remote.OVER:
         show.say(f"the job goes on: homeward jobs watch {job}")

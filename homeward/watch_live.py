@@ -41,7 +41,6 @@ class LiveView:
         head = Text.assemble(
             (f"{job['verb']} of {self._name}: ", "bold"),
             (job["status"], f"bold {style}"),
-            (f"   job {job['id']}", "dim"),
         )
         table = Table.grid(padding=(0, 1))
         for _ in range(3):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -33,18 +34,44 @@ def answer(site: Lab, *words: str, status: int = 0) -> Any:
     return json.loads(text)
 
 
+def leave_watching(site: Lab) -> None:
+    """Somebody looked at the item's job and went away by Ctrl-C."""
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "homeward", "jobs", "watch", "web"],
+        env=site.client_environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stderr is not None
+    assert watching.stderr.readline() == "reprotect of web: running\n"
+    watching.send_signal(signal.SIGINT)
+    said, told = watching.communicate(timeout=60)
+    assert (watching.returncode, said) == (130, "")
+    assert "the job goes on: homeward jobs watch" in told
+
+
 def test_one_machine_comes_home_by_the_command_alone(lab: Lab) -> None:
     assert "failed-over" in homeward(lab, "items", "list")
     assert answer(lab, "items", "show", "web")["generation"] >= 0
     assert answer(lab, "preflight", "web")["answer"] == "ok"
     assert "way back" in homeward(lab, "reprotect", "web", "--plan")
     assert answer(lab, "items", "show", "web")["state"] == "failed-over", "a plan touches nothing"
-    assert "done" in homeward(lab, "reprotect", "web", "--wait")
+    assert "jobs watch" in homeward(lab, "reprotect", "web")
+    leave_watching(lab)
+    watched = answer(lab, "jobs", "watch", "web")
+    assert (watched["verb"], watched["status"]) == ("reprotect", "done"), "Ctrl-C leaves the job alone"
+    assert "next cycle" in homeward(lab, "items", "show", "web")
     lab.write(random.Random(9))
     job = answer(lab, "failback", "web", "--wait")
     assert job["status"] == "done"
     shown = homeward(lab, "jobs", "show", job["id"])
     assert "authenticated with the item's key" in shown
+    assert "authentic" in homeward(lab, "jobs", "show", "web", "--key-file", str(lab.folder / "key"))
+    other = lab.folder / "other-key"
+    other.touch(mode=0o600)
+    other.write_bytes(bytes(32))
+    assert answer(lab, "jobs", "show", "web", "--key-file", str(other), status=2)["code"] == "HW-HOME-012"
     assert answer(lab, "commit", "web", "--wait")["status"] == "done"
     assert answer(lab, "items", "show", "web")["state"] == "committed"
     assert [one["verb"] for one in answer(lab, "jobs", "list", "--item", "web")["jobs"]] == [
