@@ -1,17 +1,23 @@
 """Claim: homeward compare counts every block and sector that differs, faster than cmp lists the bytes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import images
+from benchmarks import images, limits
 from benchmarks.published import Report, Settings
 from benchmarks.racing import HOMEWARD, Contender, command, race
 from drcore.units import SECTOR_BYTES
 
 
 def bench_compare_equal(
-    benchmark: Any, changes: images.Changes, targets: Path, report: Report, settings: Settings
+    benchmark: Any,
+    changes: images.Changes,
+    targets: Path,
+    report: Report,
+    settings: Settings,
+    rates: dict[str, float],
 ) -> None:
     source, target = changes.before.path, targets / "equal.img"
     images.copy(source, target)
@@ -22,6 +28,14 @@ def bench_compare_equal(
 
     def check_qemu(found: bytes) -> None:
         assert found == b"Images are identical.\n"
+
+    def check_sums(found: bytes) -> None:
+        first, second = (line.split()[0] for line in found.splitlines())
+        assert first == second
+
+    def both_at_once(*words: str) -> Callable[[], bytes]:
+        line = " ".join(words)
+        return command("sh", "-c", f'{line} "$1" & {line} "$2"; wait', "sh", source, target)
 
     ours = Contender(
         "homeward compare",
@@ -36,10 +50,25 @@ def bench_compare_equal(
             command("qemu-img", "compare", "-f", "raw", "-F", "raw", source, target),
             check_qemu,
         ),
+        Contender(
+            "xxhsum, both at once",
+            "xxhsum -H2 A & xxhsum -H2 B; wait",
+            both_at_once("xxhsum", "-q", "-H2"),
+            check_sums,
+        ),
+        Contender("b3sum, both at once", "b3sum A & b3sum B; wait", both_at_once("b3sum"), check_sums),
         Contender("cmp", "cmp A B", command("cmp", source, target), _nothing),
     ]
+    if not settings.quick:
+        dry = ("rsync", "-nc", "--inplace", "--ignore-times", "--itemize-changes")
+        peers.append(
+            Contender("rsync, dry run", f"{' '.join(dry)} A B", command(*dry, source, target), _nothing)
+        )
     race(benchmark, settings.rounds, ours, peers)
     report.command("compare equal disks", ours, *peers)
+    read = 2 * changes.before.data_bytes
+    bound = report.bound("compare equal disks", [(read, limits.READ), (read, limits.COMPARED)], ours)
+    report.bars("compare", "Compare equal disks", ours, *peers, bound=bound)
 
 
 def bench_compare_different(

@@ -43,3 +43,4 @@ def bench_convert_vmdk(
     )
     race(benchmark, settings.rounds, ours, [peer])
     report.command("raw to a new VMDK", ours, peer)
+    report.bars("new-vmdk", "Raw to a new VMDK", ours, peer)

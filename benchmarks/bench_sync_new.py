@@ -4,13 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import images
+from benchmarks import images, limits
 from benchmarks.published import Report, Settings
 from benchmarks.racing import HOMEWARD, Contender, command, race, same_bytes
 
 
 def bench_sync_new(
-    benchmark: Any, changes: images.Changes, targets: Path, report: Report, settings: Settings
+    benchmark: Any,
+    changes: images.Changes,
+    targets: Path,
+    report: Report,
+    settings: Settings,
+    rates: dict[str, float],
 ) -> None:
     source, target = changes.before.path, targets / "new.img"
 
@@ -53,5 +58,28 @@ def bench_sync_new(
             absent,
         ),
     ]
+    if not settings.quick:
+        line = 'cat "$1" | dd of="$2" bs=1M iflag=fullblock conv=fdatasync status=none'
+        run = command("sh", "-c", line, "sh", source, target)
+        peers.append(
+            Contender(
+                "cat into dd", "cat A | dd of=B bs=1M iflag=fullblock conv=fdatasync", run, check_copy, absent
+            )
+        )
     race(benchmark, settings.rounds, ours, peers)
     report.command("fill a new raw disk", ours, *peers)
+    data = changes.before.data_bytes
+    steps = [
+        (data, step)
+        for step in (
+            limits.READ,
+            limits.HASHED,
+            limits.SEALED,
+            limits.MOVED,
+            limits.OPENED,
+            limits.HASHED,
+            limits.WRITTEN,
+        )
+    ]
+    bound = report.bound("fill a new raw disk", steps, ours, flushed=data)
+    report.bars("sync-new", "Fill a new raw disk", ours, *peers, bound=bound)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import images
+from benchmarks import images, limits
 from benchmarks.published import Report, Settings, write
 from benchmarks.racing import HOMEWARD, command
 from drcore.limits import GIB, MIB
@@ -95,6 +95,14 @@ def content(changes: images.Changes, settings: Settings) -> bytes:
             left -= len(pieces[-1])
     assert left == 0, "the image is smaller than the buffer"
     return b"".join(pieces)
+
+
+@pytest.fixture(scope="session")
+def rates(report: Report, content: bytes, changes: images.Changes, scratch: Path) -> dict[str, float]:
+    """What the machine gets through each step of the work, measured once, and published."""
+    images.settle(changes.before.path)
+    report.rates = limits.measure(content, changes.before, scratch)
+    return report.rates
 
 
 @pytest.fixture

@@ -126,15 +126,15 @@ def _contents() -> Iterator[bytes]:
         assert given, f"no readable file below {', '.join(map(str, ROOTS))}"
 
 
-def change(before: Image, path: Path, seed: int) -> Changes:
-    """A copy in which one data block in a hundred differs: scattered sectors in three of four, the whole block else.
+def change(before: Image, path: Path, seed: int, share: float = CHANGED_SHARE) -> Changes:
+    """A copy in which a share of the data blocks differs: scattered sectors in three of four, the whole block else.
 
     What is written is content from elsewhere in the image, so that it compresses as the image does.
     """
     chance = random.Random(seed)
     copy(before.path, path)
     blocks = before.blocks()
-    chosen = sorted(chance.sample(blocks, max(1, round(len(blocks) * CHANGED_SHARE))))
+    chosen = sorted(chance.sample(blocks, round(len(blocks) * share)))
     pieces = []
     sectors = {}
     blocks_zeroed = 0
@@ -195,6 +195,13 @@ def settle(*paths: Path) -> None:
         with path.open("r+b") as file:
             os.fsync(file.fileno())
         subprocess.run(["cat", str(path)], check=True, stdout=subprocess.DEVNULL)
+
+
+def settle_only(*paths: Path) -> None:
+    """The files are on stable storage; for those that are too large to be read."""
+    for path in paths:
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
 
 
 def remove(*paths: Path) -> None:

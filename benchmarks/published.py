@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from benchmarks.limits import FLUSHED
+from benchmarks.plots import Bars, Plot
 from benchmarks.racing import Contender, outcome
 from drcore.limits import GIB, MIB
 
@@ -22,6 +24,8 @@ TOOLS: Final = {
     "rsync": ("rsync", "--version"),
     "cmp": ("cmp", "--version"),
     "nbdcopy": ("nbdcopy", "--version"),
+    "xxhsum": ("xxhsum", "--version"),
+    "b3sum": ("b3sum", "--version"),
     "python": ("python3", "--version"),
 }
 PACKAGES: Final = ("xxhash", "lz4", "cryptography")
@@ -48,6 +52,12 @@ class Report:
     commands: list[list[str]] = field(default_factory=list)
     facts: list[list[str]] = field(default_factory=list)
     spelled: dict[str, str] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    """Bytes a second that one core, or both (a name that ends in `, two`), gets through one step of the work."""
+    bounds: list[list[str]] = field(default_factory=list)
+    growth: list[list[str]] = field(default_factory=list)
+    plots: dict[str, Plot] = field(default_factory=dict)
+    """Pictures by the name of their file in docs/, without `.svg`."""
 
     def kernel(self, work: str, size: int, ours: Contender, *peers: Contender) -> None:
         """One kernel over `size` bytes against its peers."""
@@ -82,6 +92,29 @@ class Report:
                 ]
             )
 
+    def bars(
+        self, name: str, work: str, ours: Contender, *peers: Contender, bound: float | None = None
+    ) -> None:
+        """A picture of one job and all who did it."""
+        rows = tuple((one.name, one.wall) for one in (ours, *peers))
+        self.plots[name] = Bars(f"{work}, disks of {self.settings.image_bytes / GIB:g} GiB", rows, bound)
+
+    def bound(self, work: str, steps: list[tuple[int, str]], ours: Contender, *, flushed: int = 0) -> float:
+        """The least that the machine needs for the work beside what it took; answers those seconds.
+
+        `steps` are (bytes, name of a rate): all of them are added up and shared by both cores, as if nothing ever
+        waited and no process had to start. `flushed` bytes have to reach the medium meanwhile.
+        """
+        cores = sum(size / self.rates[name] for size, name in steps) / 2
+        seconds = max(cores, flushed / self.rates[FLUSHED])
+        if flushed / self.rates[FLUSHED] > cores:
+            steps = [(flushed, FLUSHED)]
+        spelled = " + ".join(f"{size / GIB:.2f} GiB {name}" for size, name in steps)
+        self.bounds.append(
+            [work, spelled, f"{seconds:.2f}", f"{ours.wall:.2f}", f"{100 * seconds / ours.wall:.0f} %"]
+        )
+        return seconds
+
     def fact(self, name: str, found: str, bound: str) -> None:
         """A number that is no time, and what it may be at most."""
         self.facts.append([name, found, bound])
@@ -100,12 +133,26 @@ class Report:
                 self.commands,
             ),
             _table(("name above", "command"), [[name, f"`{line}`"] for name, line in self.spelled.items()]),
+            "### Bounds\n\n"
+            "Bytes that a job has to touch, at the rates that one core reached in this run (table below), shared by "
+            "both cores: no start of a process, no waiting, no Python.",
+            _table(("work", "steps", "bound s", "homeward s", "reached"), self.bounds),
+            _table(
+                ("step", "one core GB/s", "both cores GB/s"),
+                [
+                    [name, f"{rate / 1e9:.2f}", f"{self.rates.get(f'{name}, two', 0) / 1e9:.2f}"]
+                    for name, rate in self.rates.items()
+                    if not name.endswith(", two")
+                ],
+            ),
+            f"### Growth\n\n{_table(('what', 'found', 'at most'), self.growth)}" if self.growth else "",
             f"### Bytes\n\n{_table(('what', 'found', 'at most'), self.facts)}",
             "### Kernels\n\n"
             f"{settings.buffer_bytes / MIB:g} MiB of file contents in memory, one thread; the same bytes for both.",
             _table(("work", "homeward", "peer", "peer's rate", "ratio"), self.kernels),
         ]
-        return "\n\n".join(pieces)
+        pieces += [f"![{plot.title}]({name}.svg)" for name, plot in self.plots.items()]
+        return "\n\n".join(piece for piece in pieces if piece)
 
     def _machine(self) -> str:
         cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -124,11 +171,13 @@ class Report:
 
 
 def write(report: Report, document: Path) -> None:
-    """The document's part between the two marks is this run's tables."""
+    """The document's part between the two marks is this run's tables; its pictures stand beside it."""
     text = document.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     document.write_text(f"{before}{BEGIN}\n\n{report.markdown()}\n\n{END}{after}")
+    for name, plot in report.plots.items():
+        (document.parent / f"{name}.svg").write_text(plot.svg())
 
 
 def _rate(size: int, seconds: float) -> str:
@@ -148,7 +197,7 @@ def _cell(text: str) -> str:
 def _tools() -> list[str]:
     found = []
     for name, line in TOOLS.items():
-        said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-        version = re.search(r"\d+\.\d+(\.\d+)?", said)
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        version = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
         found.append(f"{name} {version[0] if version else '?'}")
     return found
