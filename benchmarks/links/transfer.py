@@ -55,6 +55,7 @@ def send(lab: Lab, source: Path, scratch: Path, *, compression: str = "auto", la
         try:
             assert serving.stdout is not None
             told: dict[str, Any] = json.loads(serving.stdout.readline())
+            assert "port" in told, told
             away.write_text(
                 f'[agent]\nmasttarget = "{address}:{told["port"]}"\nkey_file = "{key}"\n'
                 f'state_directory = "{folder}/away"\nitem = "{item}"\n'

@@ -228,7 +228,7 @@ def test_a_line_that_swallows_the_tries_does_not_deceive_for_long() -> None:
     plain, swallowed = 0, 0.0
     for _ in range(6000):
         mode = compressor.mode()
-        swallowed = max(0.0, swallowed + (1.0 if mode == Compressor.NEVER else -0.5))
+        swallowed = max(0.0, swallowed + (1.0 if mode == Compressor.NEVER else -2.0))
         plain += mode == Compressor.NEVER
         full = 64e-9 if swallowed > 6 else 2e-9
         compressor.packed(mode, 1000, 1000 * (10e-9 if mode else full))
