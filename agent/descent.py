@@ -59,6 +59,18 @@ class Ship:
 
 
 @dataclass(frozen=True, slots=True)
+class Supply:
+    """Send the sectors of the blocks (a bitmap) of a span that references did not find.
+
+    `sectors` holds each block's bitmap of them, two bytes, in order.
+    """
+
+    span: int
+    blocks: int
+    sectors: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Clear:
     """Tell the master target that `count` blocks from `first` on become zero."""
 
@@ -66,7 +78,7 @@ class Clear:
     count: int
 
 
-Order: TypeAlias = Ask | Ship | Clear
+Order: TypeAlias = Ask | Ship | Supply | Clear
 
 
 class Descent:
@@ -127,6 +139,18 @@ class Descent:
             if block >= self._digests.blocks:
                 raise MessageRefused(reason=f"a mismatch of block {block}, which the disk has not")
             self._orders.append(Ship(block // SPAN_BLOCKS, 1 << block % SPAN_BLOCKS, 0, 0, b""))
+
+    def missed(self, entries: tuple[tuple[int, int], ...]) -> None:
+        """These (block, bitmap of sectors) were referred to and not found: they are due as data."""
+        spans: dict[int, dict[int, int]] = {}
+        for block, sectors in entries:
+            # Only whole blocks are referred to.
+            if (block + 1) * BLOCK_BYTES > self._digests.size:
+                raise MessageRefused(reason=f"missing sectors of block {block}, which was not referred to")
+            spans.setdefault(block // SPAN_BLOCKS, {})[block % SPAN_BLOCKS] = sectors
+        for span, found in spans.items():
+            bitmaps = b"".join(found[at].to_bytes(2, "little") for at in sorted(found))
+            self._orders.append(Supply(span, sum(1 << at for at in found), bitmaps))
 
     # What to do
 

@@ -13,7 +13,8 @@ from agent.adapters.tcp import TcpConnect
 from agent.config import AgentConfig, SourceConfig
 from agent.errors import MasttargetUnreachable, Stopped
 from agent.ports import Connect, SourceMark
-from agent.sync import Progress, Sync, SyncDisk, SyncPorts, SyncReport
+from agent.report import Progress, SyncReport
+from agent.sync import Sync, SyncDisk, SyncPorts
 from disks import catalogue
 from disks.content import DiskContent, read_root
 from disks.digestmap import DigestMap

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from _native import compare, digest, pack
-from agent.descent import Clear, Ship
+from _native import compare, digest, pack, refer
+from agent.descent import Clear, Ship, Supply
 from agent.pace import Bucket, Compressor, Rate
 from agent.ports import SentRecord
+from agent.references import Referrals
 from agent.window import Window
 from agent.work import WorkQueue
 from disks.digestmap import DigestMap
@@ -31,11 +32,14 @@ from wireproto.connection import SESSION_STREAM
 from wireproto.errors import ConnectionLost
 from wireproto.frame import PLAIN_BYTES_MAX
 from wireproto.link import Link
-from wireproto.messages import PREFIX_BYTES, RANGES_MAX, Bye, Zeroes
+from wireproto.messages import PREFIX_BYTES, RANGES_MAX, Bye, Refer, Zeroes
 
 ENTRIES_MAX = RANGES_MAX
 SECTOR_DIGESTS_BYTES = BLOCK_SECTORS * DIGEST_BYTES
 """What an order holds for each patched block."""
+REFERENCE_BLOCKS = 256
+"""Blocks in a frame of references: it brings 16 MiB about, as much as the master target makes durable at once."""
+REFERENCE_BYTES = 32 + SECTOR_DIGESTS_BYTES
 DENSE = 0.9
 """The share of sectors with data from which on a span's blocks go whole."""
 PIECE_BLOCKS = 8
@@ -79,9 +83,10 @@ class Source:
     secret: bytes
     sent: SentRecord
     tally: Tally
+    referrals: Referrals
 
 
-Work = tuple[Source, Ship | Clear]
+Work = tuple[Source, Ship | Supply | Clear]
 
 
 class Lane:
@@ -114,6 +119,7 @@ class Lane:
         self._frame_bytes = PLAIN_BYTES_MAX
         self._order_blocks = ORDER_BLOCKS_FIRST
         self._rate = Rate()
+        self._references = memoryview(bytearray(REFERENCE_BLOCKS * REFERENCE_BYTES))
         self._source: Source | None = None
         self._taken = 0
         self.line_seconds = 0.0
@@ -154,9 +160,11 @@ class Lane:
                 if isinstance(order, Clear):
                     self._clear(order)
                 else:
-                    order, rest = divided(order, self._order_blocks)
-                    if rest is not None:
-                        self._work.put_back((source, rest))
+                    # References of a whole span take less than a block on the line.
+                    if isinstance(order, Ship) and not source.referrals.used:
+                        order, rest = divided(order, self._order_blocks)
+                        if rest is not None:
+                            self._work.put_back((source, rest))
                     self._ship(source, order)
             self._flush()
             self._window.settle(self.number)
@@ -171,6 +179,8 @@ class Lane:
     def _begin_frame(self) -> None:
         self._position = PREFIX_BYTES
         self._entries = 0
+        self._referenced = 0
+        self._references_end = self._references_least = 0
         self._content = 0
         self._pack_seconds = 0.0
         self._source = None
@@ -188,6 +198,12 @@ class Lane:
         if self._entries:
             frame = self._frame[: self._position]
             self._send(source, len(frame), lambda: self.link.send_data(source.stream, self._entries, frame))
+        if self._referenced:
+            message = Refer(self._referenced, self._references[: self._references_end])
+            source.referrals.acquire(self._referenced)
+            self._content = 0  # says nothing of how content is packed
+            plain = PREFIX_BYTES + self._references_end
+            self._send(source, plain, lambda: self.link.send(source.stream, message))
         self._begin_frame()
         self._taken = 0
         self._work.sent(taken)
@@ -220,11 +236,11 @@ class Lane:
         if len(self._ranges) >= RANGES_MAX:
             self._flush()
 
-    def _ship(self, source: Source, order: Ship) -> None:
+    def _ship(self, source: Source, order: Ship | Supply) -> None:
         first = order.span * SPAN_BLOCKS
         length = min(SPAN_BYTES, source.digests.size - first * BLOCK_BYTES)
         span = self._span[:length]
-        if order.unread:
+        if isinstance(order, Ship) and order.unread:
             order = self._read_first(source, order, span)
         else:
             for start, count in bit_runs(order.blocks):
@@ -232,9 +248,12 @@ class Lane:
                 source.disk.read(first * BLOCK_BYTES + begin, span[begin:end])
                 self._check(source, first, start, span[begin:end])
         sectors = self._sector_bitmaps(source, order, span)
+        referred = self._referable(source, order, length)
         # Recorded as sent before it goes, so that a crash cannot make a byte that is sent again look new.
         resent = source.sent.mark(order.span, order.blocks)
-        left = order.blocks
+        if referred:
+            self._refer(source, first, referred, span, sectors)
+        left = order.blocks & ~referred
         while left:
             before = self._clock.monotonic()
             done, position, content = pack.pack(
@@ -254,9 +273,40 @@ class Lane:
             self._entries += packed.bit_count()
             self._position, left = position, done
             if left or self._entries + SPAN_BLOCKS > ENTRIES_MAX:
-                taken, self._taken = self._taken, 0  # this order is not sent as a whole yet
-                self._flush()
-                self._source, self._taken = source, taken
+                self._flush_within(source)
+
+    def _flush_within(self, source: Source) -> None:
+        """As `_flush`, in the middle of an order: it counts as sent only at its end."""
+        taken, self._taken = self._taken, 0
+        self._flush()
+        self._source, self._taken = source, taken
+
+    def _referable(self, source: Source, order: Ship | Supply, length: int) -> int:
+        """The blocks of the order whose new content the target may have elsewhere."""
+        if isinstance(order, Supply) or not source.referrals.used:
+            return 0
+        # Blocks that are due whole are those that a patch did not give; only blocks of 64 KiB are referred to.
+        return (order.patched | order.fresh) & ((1 << length // BLOCK_BYTES) - 1)
+
+    def _refer(self, source: Source, first: int, blocks: int, span: memoryview, sectors: memoryview) -> None:
+        if first < self._references_least:
+            self._flush_within(source)  # the blocks of a frame ascend
+        self._references_least = first
+        while blocks:
+            left, self._references_end, _ = refer.pack(
+                span,
+                first,
+                blocks,
+                sectors,
+                self._found,
+                source.secret,
+                self._references,
+                self._references_end,
+            )
+            self._referenced += (blocks & ~left).bit_count()
+            blocks = left
+            if blocks or self._referenced + SPAN_BLOCKS > REFERENCE_BLOCKS:
+                self._flush_within(source)
 
     def _read_first(self, source: Source, order: Ship, span: memoryview) -> Ship:
         """The blocks are in `span` and their digests known; answers the order for those that are not zero."""
@@ -285,10 +335,13 @@ class Lane:
                 for at, run in compare.extents(known, found):
                     source.tally.changed += range(first + start + at, first + start + at + run)
 
-    def _sector_bitmaps(self, source: Source, order: Ship, span: memoryview) -> memoryview:
+    def _sector_bitmaps(self, source: Source, order: Ship | Supply, span: memoryview) -> memoryview:
         """For each of the span's blocks the sectors to send; whole blocks where the target's are not known."""
         out = self._sectors
         out[:] = b"\xff\xff" * SPAN_BLOCKS
+        if isinstance(order, Supply):
+            _spread(order.sectors, order.blocks, out)
+            return out
         last = len(span) // BLOCK_BYTES
         if len(span) % BLOCK_BYTES:
             short = (1 << parts(len(span) % BLOCK_BYTES, SECTOR_BYTES)) - 1
@@ -298,10 +351,7 @@ class Lane:
         if order.patched:
             found = memoryview(bytearray(2 * order.patched.bit_count()))
             compare.sector_bitmaps(span, source.secret, order.patched, order.sectors, found)
-            at = 0
-            for start, count in bit_runs(order.patched):
-                _place(found[2 * at : 2 * (at + count)], out[2 * start : 2 * (start + count)])
-                at += count
+            _spread(found, order.patched, out)
         return out
 
     def _leave_zeroes_out(self, span: memoryview, fresh: int, out: memoryview) -> None:
@@ -336,6 +386,14 @@ class Lane:
             tally.sectors += number
             tally.content_bytes += content
             tally.resent_bytes += wire * again // packed.bit_count() if packed else 0
+
+
+def _spread(found: bytes | memoryview, blocks: int, out: memoryview) -> None:
+    """The bitmaps in `found`, one for each of `blocks`, stand in `out` where their blocks do."""
+    view, at = memoryview(found), 0
+    for start, count in bit_runs(blocks):
+        _place(view[2 * at : 2 * (at + count)], out[2 * start : 2 * (start + count)])
+        at += count
 
 
 def divided(order: Ship, count: int) -> tuple[Ship, Ship | None]:

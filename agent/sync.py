@@ -14,6 +14,8 @@ from agent.errors import MasttargetUnreachable, NeverSettled, SourceChanged, Sou
 from agent.lanes import NEAR_SECONDS
 from agent.pace import Bucket, Compressor
 from agent.ports import Connect, LineState, SentRecord, SourceMark
+from agent.references import Find, Orders, Outlook, Referrals, block_bytes
+from agent.report import DiskReport, Progress, SyncReport
 from agent.ship import Lane, Source, Tally, Work
 from agent.window import Window
 from agent.work import WorkQueue
@@ -40,11 +42,14 @@ from wireproto.messages import (
     DiskTotals,
     Durable,
     Mismatch,
+    Missing,
     Open,
     Opened,
     Published,
+    Ready,
     Report,
     Scanned,
+    Seek,
     Unsettled,
     error_of,
     report_of,
@@ -52,6 +57,8 @@ from wireproto.messages import (
 
 SETTLE_ROUNDS_MAX: Final = 8
 """Commits that may find blocks still due; each round sends them whole, so a second one is already strange."""
+HELD_SECONDS: Final = 1.0
+"""How often orders that wait for the target's index are looked at."""
 PARTING_SECONDS_MAX: Final = 1.0
 """How long the end of a run waits for the master target to take the last word."""
 REPORT_SECONDS_MAX: Final = 2.0
@@ -73,46 +80,6 @@ class SyncDisk:
 
 
 @dataclass(frozen=True, slots=True)
-class DiskReport:
-    """What was done for one disk."""
-
-    virtual_size: int
-    blocks_sent: int
-    sectors_sent: int
-    content_bytes: int
-    bytes_resent: int
-    root: bytes
-    target_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SyncReport:
-    """What one run did. Bytes are those on the data sockets."""
-
-    disks: tuple[DiskReport, ...]
-    bytes_sent: int
-    bytes_received: int
-    resumed: bool
-    point: bytes
-    lanes: int = 1
-    """The largest number that worked at the same time."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where the run stands; written by its threads, read by whoever shows it."""
-
-    total_bytes: int = 0
-    scanned_bytes: int = 0
-    compared_bytes: int = 0
-    ordered_blocks: int = 0
-    sent_blocks: int = 0
-    bytes_sent: int = 0
-    overwrites: bool = False
-    """The master target took the session, for a target that was there before and that no broken run had begun."""
-
-
-@dataclass(frozen=True, slots=True)
 class _SourceRun:
     stream: int
     run: RegionRun
@@ -130,6 +97,7 @@ _Inbound: TypeAlias = "_SourceRun | _Scanned | Received | HomewardError"
 class _Item:
     source: Source
     descent: Descent
+    orders: Orders
     disk: SyncDisk
     empty: bool = False
     """The target holds nothing: every block is read once, when it is shipped."""
@@ -167,16 +135,16 @@ class Sync:
         self._crew = Crew(self._further, self._enlist, self._line, ports.clock, self._done)
         self._source_read = False
         self._scanned_before = 0
+        self._began = 0.0
+        self._read_at: float | None = None
         secret = digest_secret(ports.shared, config.item.bytes).reveal()
-        self._items = [
-            _Item(
-                Source(stream, disk.disk, disk.digests, secret, disk.sent, Tally()),
-                Descent(disk.digests, secret),
-                disk,
-            )
-            for stream, disk in enumerate(disks, start=1)
-        ]
+        self._items = [self._item(stream, disk, secret) for stream, disk in enumerate(disks, start=1)]
         self.progress = Progress(total_bytes=sum(disk.offer.size for disk in disks))
+
+    def _item(self, stream: int, disk: SyncDisk, secret: bytes) -> _Item:
+        referrals, descent = Referrals(disk.digests), Descent(disk.digests, secret)
+        source = Source(stream, disk.disk, disk.digests, secret, disk.sent, Tally(), referrals)
+        return _Item(source, descent, Orders(descent, referrals), disk)
 
     def standing(self) -> Progress:
         """The progress, brought up to date; any thread."""
@@ -213,6 +181,7 @@ class Sync:
                     if state.empty:
                         item.empty = True
                         item.descent.fill(data_runs(item.source.disk, item.source.digests.size))
+                    item.source.referrals.begin(finds=state.finds)
                 self._start()
                 self._compare_and_ship()
             self._links[0].send(SESSION_STREAM, Bye())
@@ -307,6 +276,7 @@ class Sync:
 
     def _start(self) -> None:
         """Every loop runs: one that reads the sources, one that receives and one that ships for each lane."""
+        self._began = self._ports.clock.monotonic()
         line = self._line(self._links[0])
         near = line is None or line.round_trip < NEAR_SECONDS
         self._compressor = Compressor(self._config.compression, self._config.bandwidth, near=near)
@@ -372,6 +342,7 @@ class Sync:
                 for run in scan(source.disk, source.digests, source.secret, on_bytes):
                     self._inbox.put(_SourceRun(source.stream, run))
                 self._scanned_before += source.digests.size
+            self._read_at = self._ports.clock.monotonic()
             self._inbox.put(_Scanned())
         except Exception as error:
             self._fail(coded(error))
@@ -390,12 +361,21 @@ class Sync:
                         pass
                     case Report() as report:
                         raise error_of(report)
+                    case Missing() as answer:
+                        self._answered(event, answer)
                     case _:
-                        self._inbox.put(_detached(event))
+                        self._inbox.put(event.detached())
         except Exception as error:
             if not lane.left:
                 self._fail(coded(error))
             lane.link.close()
+
+    def _answered(self, event: Received, answer: Missing) -> None:
+        """Lanes may refer to more; what was not found is due. At once: the comparing loop may wait for a lane."""
+        if self._items[event.stream - 1].source.referrals.answered(answer):
+            self._links[0].send(event.stream, Seek(over=True))
+        if answer.entries:
+            self._inbox.put(event)
 
     def _fail(self, error: HomewardError) -> None:
         """Every loop that waits gets the error; the comparing loop raises the first one."""
@@ -404,6 +384,8 @@ class Sync:
         self._failed = True
         self._window.fail(error)
         self._work.fail(error)
+        for item in self._items:
+            item.source.referrals.fail(error)
         self._inbox.put(error)
 
     def _compare_and_ship(self) -> None:
@@ -411,11 +393,14 @@ class Sync:
         committed = False
         while True:
             self._give_orders()
-            if not committed and self._source_read and all(item.descent.settled for item in self._items):
+            settled = all(item.orders.settled for item in self._items)
+            if not committed and self._source_read and settled:
                 self._work.settle()
                 self._commit()
                 committed = True
-            event = self._inbox.get()
+            event = self._next_event()
+            if event is None:
+                continue
             if isinstance(event, HomewardError):
                 raise event
             if isinstance(event, Received):
@@ -429,6 +414,15 @@ class Sync:
                         raise NeverSettled(blocks=blocks, rounds=rounds)
             self._apply(event)
 
+    def _next_event(self) -> "_Inbound | None":
+        """What comes next; None when orders have waited for a while, so that it is seen whether they still should."""
+        try:
+            return self._inbox.get(
+                timeout=HELD_SECONDS if any(item.orders.held for item in self._items) else None
+            )
+        except queue.Empty:
+            return None
+
     def _apply(self, event: "_SourceRun | _Scanned | Received") -> None:
         match event:
             case _SourceRun(stream, run):
@@ -441,6 +435,11 @@ class Sync:
                 self._items[stream - 1].descent.answered(answer)
             case Received(stream, _, Mismatch(blocks)):
                 self._items[stream - 1].descent.mismatched(blocks)
+            case Received(stream, _, Missing(_, _, entries)):
+                self._items[stream - 1].descent.missed(entries)
+            case Received(stream, _, Ready()):
+                if not self._items[stream - 1].source.referrals.ready():
+                    raise MessageRefused(reason="an index that nobody asked for")
             case Received(_, _, Unsettled()):
                 pass
             case _:
@@ -448,7 +447,7 @@ class Sync:
 
     def _give_orders(self) -> None:
         for item in self._items:
-            while (order := item.descent.next()) is not None:
+            while (order := item.orders.next(self._outlook(item))) is not None:
                 self._give(item, order)
                 if item.empty:
                     self._tell_compared()
@@ -461,7 +460,23 @@ class Sync:
         )
         self.progress.compared_bytes = compared
 
-    def _give(self, item: _Item, order: Order) -> None:
+    def _outlook(self, item: _Item) -> Outlook:
+        tally, now = item.source.tally, self._ports.clock.monotonic()
+        rate: float | None = self._config.bandwidth
+        if rate is None and self._work.full:
+            rate = max(sum(link.bytes_sent for link in self._links), 1) / max(now - self._began, 1e-3)
+        return Outlook(
+            rate,
+            min(self.progress.scanned_bytes / max(self.progress.total_bytes, 1), 1.0),
+            (self._read_at or now) - self._began,
+            now,
+            block_bytes(tally.content_bytes, tally.blocks),
+        )
+
+    def _give(self, item: _Item, order: Order | Find) -> None:
+        if isinstance(order, Find):
+            self._links[0].send(item.source.stream, Seek(over=False))
+            return
         if isinstance(order, Ask):
             self._links[0].send(
                 item.source.stream, Children(order.level, order.node, memoryview(order.digests))
@@ -528,6 +543,8 @@ class Sync:
         self._done.set()
         self._window.fail(Stopped())
         self._work.fail(Stopped())
+        for item in self._items:
+            item.source.referrals.fail(Stopped())
         for link in self._links:
             link.close()
         self._crew.close()
@@ -542,6 +559,8 @@ class Sync:
                 sectors_sent=item.source.tally.sectors,
                 content_bytes=item.source.tally.content_bytes,
                 bytes_resent=item.source.tally.resent_bytes,
+                blocks_referenced=item.source.referrals.blocks,
+                sectors_referenced=item.source.referrals.sectors,
                 root=item.source.digests.root(),
                 target_bytes=state.target_bytes,
             )
@@ -555,15 +574,3 @@ class Sync:
             self._point,
             max(self._crew.most, 1),
         )
-
-
-def _detached(event: Received) -> Received:
-    """The event with copies of the views that the next frame would overwrite."""
-    match event.message:
-        case Scanned(first, count, digests):
-            message: Scanned | Differ = Scanned(first, count, memoryview(bytes(digests)))
-        case Differ(level, node, differing, zero, sectors):
-            message = Differ(level, node, differing, zero, memoryview(bytes(sectors)))
-        case _:
-            return event
-    return Received(event.stream, event.sequence, message, event.plain_bytes)

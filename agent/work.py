@@ -65,6 +65,11 @@ class WorkQueue(Generic[_Order]):
             self._raise_failure()
 
     @property
+    def full(self) -> bool:
+        """The lanes are what holds up."""
+        return len(self._orders) >= PENDING_MAX
+
+    @property
     def closed(self) -> bool:
         """No more orders will come."""
         return self._closed

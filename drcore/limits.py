@@ -40,6 +40,14 @@ DIGEST_BLOCKS_IN_MEMORY_MAX: Final = 4 * 1024 * 1024
 LOCAL_SOCKET_BYTES: Final = 4 * MIB
 """What a local socket may hold (Linux grants up to net.core.wmem_max of it): a few frames, so that both processes of
 a sync on one machine work at once."""
+REFERENCE_SLOTS_MAX: Final = 2 * 1024 * 1024
+"""Slots of 16 bytes in a target disk's index of sectors: 32 MiB know each sector of 6 GiB of content; of more, every
+second, fourth, … and the others as their neighbours."""
+SAVED_BYTES_MAX: Final = 4 * GIB
+"""Old content that a master target keeps for references after it was overwritten: files that change places, as long as
+no more than this lies between reading the first and writing the last of them."""
+REFERENCES_AHEAD_MAX: Final = 4096
+"""Referenced blocks (256 MiB) without an answer: what may have to be sent as data after all waits no longer."""
 HEARTBEAT_SECONDS: Final = 5.0
 """Each end of a proved connection sends something at least so often."""
 IDLE_SECONDS_MAX: Final = 60

@@ -348,6 +348,8 @@ def _tell_sync(report: Any, seconds: float, *, as_json: bool) -> None:
                 "virtual_size": disk.virtual_size,
                 "blocks_sent": disk.blocks_sent,
                 "sectors_sent": disk.sectors_sent,
+                "blocks_referenced": disk.blocks_referenced,
+                "sectors_referenced": disk.sectors_referenced,
                 "bytes_sent": report.bytes_sent,
                 "bytes_received": report.bytes_received,
                 "bytes_resent": disk.bytes_resent,
@@ -490,6 +492,8 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
             "virtual_size": disk.virtual_size,
             "blocks_sent": disk.blocks_sent,
             "sectors_sent": disk.sectors_sent,
+            "blocks_referenced": disk.blocks_referenced,
+            "sectors_referenced": disk.sectors_referenced,
             "bytes_resent": disk.bytes_resent,
             "root": disk.root.hex(),
         }

@@ -29,7 +29,7 @@ from wireproto.errors import ConnectionLost, PeerReported
 
 if TYPE_CHECKING:
     from agent.main import Agent
-    from agent.sync import SyncReport
+    from agent.report import SyncReport
 
 DEFAULT_STATE: Final = Path("/var/lib/homeward/sync")
 UNDO: Final = "undo"

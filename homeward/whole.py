@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import Stopped
-from agent.sync import DiskReport, SyncReport
+from agent.report import DiskReport, SyncReport
 from disks import catalogue
 from disks.digestmap import DigestMap
 from disks.disk import Disk, Format

@@ -71,7 +71,7 @@ class OpenDisk:
         """
         if self.retention is not None:
             self.retention.interrupt()
-        self.target.take_over(NOBODY)
+        self.target.take_over(NOBODY)  # gives back what was saved for references, too
         self.commit.stop()
         if self.retention is not None:
             self.retention.close_disk(self.config.disk.bytes)

@@ -6,6 +6,7 @@ from typing import Protocol
 from disks.digestmap import DigestMap
 from disks.disk import Disk
 from masttarget.config import DiskConfig
+from masttarget.elsewhere import Rooms
 from masttarget.journal import Journal
 
 
@@ -42,6 +43,10 @@ class TargetStore(Protocol):
 
     def journal(self, disk: DiskConfig) -> Journal:
         """The disk's journal."""
+        ...
+
+    def rooms(self, disk: DiskConfig) -> Rooms:
+        """Where old content of the disk can be saved for this cycle; none where there is no space."""
         ...
 
     def new_map(self, disk: DiskConfig, size: int) -> DigestMap:

@@ -38,8 +38,11 @@ from wireproto.messages import (
     Open,
     Opened,
     Published,
+    Ready,
+    Refer,
     Report,
     Scanned,
+    Seek,
     Unsettled,
     Zeroes,
     report_of,
@@ -63,6 +66,7 @@ class Session:
     finished: bool = False
     published: bytes = bytes(16)
     scanner: threading.Thread | None = None
+    seekers: list[threading.Thread] = field(default_factory=list)
 
     def count(self, disk: int, plain_bytes: int) -> None:
         """One more frame of new content was applied."""
@@ -101,10 +105,23 @@ class Session:
             scanner.start()
             self.scanner = scanner
 
+    def begin_seek(self, seeker: threading.Thread) -> None:
+        """The thread that finishes an index runs, unless the session has ended meanwhile."""
+        with self.arrived:
+            if not self.ended:
+                seeker.start()
+                self.seekers.append(seeker)
+
     def wait_for_scan(self) -> None:
         """The scan of an ended session is over: nothing of it uses the digest map any more."""
         if self.scanner is not None and self.scanner is not threading.current_thread():
             self.scanner.join()
+
+    def wait_for_readers(self) -> None:
+        """No thread of an ended session uses its disks any more."""
+        self.wait_for_scan()
+        for seeker in list(self.seekers):
+            seeker.join()
 
 
 class Reception:
@@ -182,7 +199,7 @@ class Reception:
             sessions, self._sessions = list(self._sessions.values()), {}
         for session in sessions:
             session.end(Stopping())
-            session.wait_for_scan()
+            session.wait_for_readers()
         join()
         with self._lock:
             disks, self._open = list(self._open.values()), {}
@@ -255,8 +272,10 @@ class Reception:
                     current_generation=hello.generation,
                 )
             )
-            older.wait_for_scan()
-        states = tuple(DiskState(disk.target.disk.size, disk.empty, disk.resumed) for disk in disks)
+            older.wait_for_readers()
+        states = tuple(
+            DiskState(disk.target.disk.size, disk.empty, disk.resumed, disk.target.finds) for disk in disks
+        )
         link.send(SESSION_STREAM, Opened(number, published, states))
         session.begin_scan(threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True))
         self._log("session began", peer=link.peer, item=hello.item.hex(), session=number)
@@ -310,7 +329,7 @@ class Reception:
         return session
 
     def _ended(self, session: Session) -> None:
-        session.wait_for_scan()
+        session.wait_for_readers()
         with self._lock:
             for item, current in list(self._sessions.items()):
                 if current is session:
@@ -387,6 +406,11 @@ class Reception:
             case Children():
                 link.send(event.stream, disk.target.answer(message))
                 return
+            case Seek(over):
+                self._seek(session, event.stream, disk, over=over)
+                return
+            case Refer():
+                applied = disk.target.refer(message, session.number, session.generation)
             case Data():
                 applied = disk.target.apply(message, session.number, session.generation)
             case Zeroes():
@@ -395,9 +419,31 @@ class Reception:
                 raise MessageRefused(reason=f"{type(message).__name__} to a master target")
         self._applied(session, event, disk, applied, acknowledge)
 
+    def _seek(self, session: Session, stream: int, disk: OpenDisk, *, over: bool) -> None:
+        """The agent is told as soon as the disk's content can be found by digests."""
+
+        def on_bytes(_: int) -> None:
+            if session.ended:
+                raise Stopping()
+
+        def finish() -> None:
+            try:
+                session.wait_for_scan()
+                known = disk.target.learn_rest(on_bytes)
+                session.primary.send(stream, Ready(known))
+                self._log("content can be found by digests", disk_id=disk.config.disk.hex, sectors=known)
+            except Exception as error:
+                if not session.ended:
+                    session.end(coded(error))
+
+        if disk.target.seek(session.number, lambda: self._store.rooms(disk.config), over=over):
+            session.begin_seek(threading.Thread(target=finish, name="seek", daemon=True))
+
     def _applied(
         self, session: Session, event: Received, disk: OpenDisk, applied: Applied, acknowledge: Acknowledge
     ) -> None:
+        if applied.answer is not None:
+            session.primary.send(event.stream, applied.answer)
         if applied.mismatched:
             session.primary.send(event.stream, Mismatch(tuple(applied.mismatched)))
         disk.commit.add(session.number, event.stream, event.sequence, applied, acknowledge)

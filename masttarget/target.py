@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from _native import compare, digest, pack
 from disks.digestmap import DigestMap
 from disks.disk import Disk
-from disks.scan import RegionRun, remembered, scan
+from disks.scan import PIECE_BYTES, RegionRun, pieces, remembered, scan
 from drcore.buffers import buffer
 from drcore.units import (
     BLOCK_BYTES,
@@ -25,12 +25,15 @@ from drcore.units import (
     bit_runs,
     parts,
 )
+from masttarget.elsewhere import Elsewhere, Found, Rooms, Watched
 from masttarget.errors import BlockRefused, DataMalformed, Fenced
 from masttarget.undo import Undo
 from wireproto.errors import LimitExceeded, MessageRefused
-from wireproto.messages import EMPTY, Children, Data, Differ, Zeroes
+from wireproto.messages import EMPTY, Children, Data, Differ, Missing, Refer, Zeroes
 
 _SECTOR_DIGESTS = BLOCK_SECTORS * DIGEST_BYTES
+ZERO_WINDOW_BLOCKS = 65536
+"""A window of the digest map that is looked at in one go: 1 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Applied:
     runs: list[AppliedRun] = field(default_factory=list)
     written_bytes: int = 0
     mismatched: list[int] = field(default_factory=list)
+    answer: Missing | None = None
+    """What the agent is told of a frame of references."""
 
 
 class TargetDisk:
@@ -74,6 +79,9 @@ class TargetDisk:
         self._new_map = new_map
         self.claims: DigestMap | None = None
         self.lost: list[int] = []
+        self.elsewhere: Elsewhere | None = None
+        self._sought_in = 0
+        self._learned_from = data_bytes
         self._claimed: list[int] = []
         self._span = buffer(SPAN_BYTES)
         self._block = buffer(BLOCK_BYTES)
@@ -92,7 +100,7 @@ class TargetDisk:
         self.digests.close()
         self.digests = self._new_map()
         self._doubted = False
-        for run in scan(self.disk, self.digests, self._secret, on_bytes):
+        for run in scan(Watched(self.disk, self._seen), self.digests, self._secret, on_bytes):
             if self.claims is not None:
                 self._check_claims(self.claims, run)
             yield run
@@ -168,6 +176,113 @@ class TargetDisk:
             digest.digest_sectors(self._span[:length], self._secret, wanted, out)
         return out
 
+    # Content that is elsewhere
+
+    @property
+    def finds(self) -> bool:
+        """There is content that references could speak of."""
+        return not self._pristine and self.data_bytes >= BLOCK_BYTES
+
+    def seek(self, session: int, rooms: Callable[[], Rooms], *, over: bool) -> bool:
+        """An index of the disk's sectors is begun; answers whether it has to be finished (`learn_rest`).
+
+        What the scan reads from now on goes in as it passes. `over`: nothing will be asked for any more. Errors:
+        `MessageRefused` when it was begun in this session before.
+        """
+        with self.lock:
+            if session != self.session:
+                return False  # fenced off: the agent is told with the next frame
+            if over:
+                if self.elsewhere is not None:
+                    self.elsewhere.retire()
+                return False
+            if self._sought_in == session:
+                raise MessageRefused(reason="a second SEEK for the same disk")
+            self._sought_in = session
+            self._learned_from = self.data_bytes
+            self.elsewhere = Elsewhere(self.disk, self.data_bytes, self._secret, rooms())
+            return True
+
+    def _forget(self) -> None:
+        if self.elsewhere is not None:
+            self.elsewhere.close()
+            self.elsewhere = None
+
+    def _seen(self, offset: int, content: memoryview) -> None:
+        """The scan has read this."""
+        if self.elsewhere is None:
+            return
+        with self.lock:
+            if self.elsewhere is not None:
+                self._learned_from = min(self._learned_from, offset)
+                self.elsewhere.learn(offset, content, final=False)
+
+    def learn_rest(self, on_bytes: Callable[[int], None]) -> int:
+        """The index holds what the scan had read before it was begun; answers how many sectors it knows.
+
+        To be called when the scan is over. `on_bytes` as in `scanned`.
+        """
+        piece = buffer(PIECE_BYTES)
+        for start, length in pieces(self.disk, self.data_bytes):
+            if start >= self._learned_from:
+                break
+            self.disk.read(start, piece[:length])
+            with self.lock:
+                if self.elsewhere is None:
+                    return 0
+                self.elsewhere.learn(start, piece[:length], final=False)
+            on_bytes(start + length)
+        with self.lock:
+            return self.elsewhere.known if self.elsewhere is not None else 0
+
+    def refer(self, data: Refer, session: int, generation: int) -> Applied:
+        """What the frame names and could be found is on the disk (not yet durable) and in the digest map.
+
+        A block of which some sectors are missing has the others; its digest is what it holds then. Errors as `apply`,
+        `MessageRefused` without an index.
+        """
+        applied, blocks, sectors = Applied(), 0, 0
+        missing: list[tuple[int, int]] = []
+        with self.lock:
+            self._guard(session, generation)
+            if self.elsewhere is None:
+                raise MessageRefused(reason="references without SEEK")
+            with self._doubting():
+                for found in self.elsewhere.resolve(data.entries):
+                    blocks += found.blocks
+                    sectors += found.sectors
+                    missing += found.missing
+                    self._write_found(found, applied)
+        if blocks != data.count:
+            raise MessageRefused(reason=f"{data.count} references told where {blocks} are")
+        applied.answer = Missing(blocks, sectors, tuple(missing))
+        return applied
+
+    def _write_found(self, found: Found, applied: Applied) -> None:
+        for first, content, digests in found.runs:
+            self._keep(first, len(digests) // DIGEST_BYTES)
+            self.disk.write(first * BLOCK_BYTES, content)
+            self._note(first, digests, applied)
+            applied.written_bytes += len(content)
+        applied.mismatched += found.wrong
+        self.mismatched.update(found.wrong)
+        self.mismatched.update(block for block, _ in found.missing)
+
+    def _displace_range(self, first: int, count: int) -> None:
+        """As `_displace`, for any number of blocks; windows of zero blocks cost one look."""
+        if self.elsewhere is None:
+            return
+        for window in range(first, first + count, ZERO_WINDOW_BLOCKS):
+            end = min(window + ZERO_WINDOW_BLOCKS, first + count)
+            if not digest.is_zero(self.digests.read(window, end - window)):
+                for span in range(window, end, SPAN_BLOCKS):
+                    self._displace(span, min(SPAN_BLOCKS, end - span))
+
+    def _displace(self, first: int, count: int) -> None:
+        """What is about to be overwritten is saved as far as references may still ask for it; at most a span."""
+        if self.elsewhere is not None:
+            self.elsewhere.displace(first, count, self.digests.read(first, count))
+
     # Applying
 
     def take_over(self, session: int) -> None:
@@ -175,6 +290,7 @@ class TargetDisk:
         with self.lock:
             self.session = session
             self.mismatched.clear()
+            self._forget()
 
     def _guard(self, session: int, generation: int) -> None:
         if session != self.session:
@@ -226,12 +342,17 @@ class TargetDisk:
                 entries, position, self.blocks, self.last_block_bytes, self._secret, self._span, self._found
             )
             self._keep(first, count)
+            self._displace(first, count)
             self.disk.write(first * BLOCK_BYTES, self._span[:length])
+            if self.elsewhere is not None:
+                self.elsewhere.learn(first * BLOCK_BYTES, self._span[:length], final=True)
             self._note(first, bytes(self._found[: count * DIGEST_BYTES]), applied)
             applied.written_bytes += length
             return following
         content = self._block[:size]
         self.disk.read(block * BLOCK_BYTES, content)
+        if self.elsewhere is not None:
+            self.elsewhere.displace_sectors(block, content, sectors)
         following, matches = pack.unpack_patch(
             entries, position, self.blocks, self.last_block_bytes, self._secret, content
         )
@@ -244,6 +365,8 @@ class TargetDisk:
         start, end = begin * 4096, min(sectors.bit_length() * 4096, size)
         self._keep(block, 1)
         self.disk.write(block * BLOCK_BYTES + start, content[start:end])
+        if self.elsewhere is not None:
+            self.elsewhere.learn(block * BLOCK_BYTES, content, final=True)
         self._note(block, bytes(entries[position + 16 : position + 32]), applied)
         applied.written_bytes += end - start
         return following
@@ -272,6 +395,7 @@ class TargetDisk:
                 start = first * BLOCK_BYTES
                 end = min((first + count) * BLOCK_BYTES, self.data_bytes)
                 self._keep(first, count)
+                self._displace_range(first, count)
                 self.disk.zero(start, end - start)
                 self.digests.clear(first, count)
                 applied.runs.append(AppliedRun(first, count, b""))

@@ -33,7 +33,7 @@ from wireproto.handshake import (
     encode_welcome,
 )
 from wireproto.keys import connection_secret, handshake_key
-from wireproto.messages import PREFIX, Message, MessageType, decode, encode
+from wireproto.messages import PREFIX, Differ, Message, MessageType, Scanned, decode, encode
 
 SESSION_STREAM: Final = 0
 _NO_DISK: Final = bytes(16)
@@ -55,6 +55,8 @@ AGENT_MAY_SEND: Final[dict[Phase, dict[MessageType, Phase]]] = {
         _T.CHILDREN: Phase.RUNNING,
         _T.DATA: Phase.RUNNING,
         _T.ZEROES: Phase.RUNNING,
+        _T.SEEK: Phase.RUNNING,
+        _T.REFER: Phase.RUNNING,
         _T.COMMIT: Phase.RUNNING,
         _T.ALIVE: Phase.RUNNING,
         _T.REPORT: Phase.ENDED,
@@ -68,6 +70,8 @@ TARGET_MAY_SEND: Final[dict[Phase, dict[MessageType, Phase]]] = {
         _T.DIFFER: Phase.RUNNING,
         _T.DURABLE: Phase.RUNNING,
         _T.MISMATCH: Phase.RUNNING,
+        _T.READY: Phase.RUNNING,
+        _T.MISSING: Phase.RUNNING,
         _T.UNSETTLED: Phase.RUNNING,
         _T.PUBLISHED: Phase.RUNNING,
         _T.ALIVE: Phase.RUNNING,
@@ -95,6 +99,17 @@ class Received:
     sequence: int
     message: Message
     plain_bytes: int
+
+    def detached(self) -> "Received":
+        """The event with copies of the views that the next frame would overwrite."""
+        match self.message:
+            case Scanned(first, count, digests):
+                message: Message = Scanned(first, count, memoryview(bytes(digests)))
+            case Differ(level, node, differing, zero, sectors):
+                message = Differ(level, node, differing, zero, memoryview(bytes(sectors)))
+            case _:
+                return self
+        return Received(self.stream, self.sequence, message, self.plain_bytes)
 
 
 Event: TypeAlias = Greeted | Received

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from drcore.errors import HomewardError
 from drcore.limits import DISK_BYTES_MAX
-from drcore.units import BLOCK_BYTES, DIGEST_BYTES, FANOUT
+from drcore.units import BLOCK_BYTES, BLOCK_SECTORS, DIGEST_BYTES, FANOUT, SECTOR_BYTES
 from wireproto.errors import REPORT_TEXT_MAX, LimitExceeded, MessageRefused, PeerReported
 
 PREFIX: Final = struct.Struct("<BBBBIQ")
@@ -24,12 +24,16 @@ _MAPS: Final = struct.Struct("<QQ")
 _POINT_BYTES: Final = 16
 _TOTALS: Final = struct.Struct("<QQ32s")
 _OPENED: Final = struct.Struct("<QB7x")
+_ASKED: Final = struct.Struct("<Q")
+_MISSING: Final = struct.Struct("<QH6x")
 
 BLOCKS_MAX: Final = DISK_BYTES_MAX // BLOCK_BYTES
 RANGES_MAX: Final = 4096
 """Zero ranges in one message: 64 KiB of them, a fraction of a frame."""
 REGIONS_MAX: Final = 4096
 """Region digests in one message; a run of zero regions is one entry whatever its length."""
+REFERENCES_MAX: Final = 1024
+"""Blocks in one message of references: they may bring 64 MiB about, applied while nothing else is."""
 REPORT_TEXTS: Final = 6
 SECTOR_DIGESTS_BYTES: Final = 16 * DIGEST_BYTES
 DISKS_MAX: Final = 255
@@ -54,6 +58,10 @@ class MessageType(IntEnum):
     REPORT = 13
     BYE = 14
     ALIVE = 15
+    SEEK = 16
+    READY = 17
+    REFER = 18
+    MISSING = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,8 @@ class DiskState:
     """Created for this session: reads as zeroes from end to end."""
     resumed: bool
     """An earlier session of this cycle broke off."""
+    finds: bool = False
+    """SEEK and REFER are understood, and there is content that can be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +206,40 @@ class Alive:
     """Either side: nothing to say, but still here. A frame that follows also brings lost bytes to light."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seek:
+    """Agent: make ready to find content of this disk by its digests; `over`: no reference will come any more."""
+
+    over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Master target's answer to `Seek`: the index is whole and holds so many sectors."""
+
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refer:
+    """Agent: `count` blocks whose content the target may have already, by digests (the layout is `_native.refer`'s)."""
+
+    count: int
+    entries: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Master target's answer to each `Refer` of `blocks` blocks: `found` sectors are applied, those listed are not.
+
+    A block is listed with the bitmap of its named sectors that are due as data.
+    """
+
+    blocks: int
+    found: int
+    entries: tuple[tuple[int, int], ...]
+
+
 Message: TypeAlias = (
     Open
     | Opened
@@ -212,6 +256,10 @@ Message: TypeAlias = (
     | Report
     | Bye
     | Alive
+    | Seek
+    | Ready
+    | Refer
+    | Missing
 )
 
 EMPTY: Final = memoryview(b"")
@@ -287,7 +335,9 @@ def encode(message: Message) -> list[bytes | memoryview]:
         case Open():
             return [_prefix(MessageType.OPEN)]
         case Opened(session, published, disks):
-            body = b"".join(_OPENED.pack(d.target_bytes, d.empty | d.resumed << 1) for d in disks)
+            body = b"".join(
+                _OPENED.pack(d.target_bytes, d.empty | d.resumed << 1 | d.finds << 2) for d in disks
+            )
             return [_prefix(MessageType.OPENED, len(disks), session), published, body]
         case Scanned(first, count, digests):
             return [_prefix(MessageType.SCANNED, count, first, flags=int(len(digests) == 0)), digests]
@@ -317,6 +367,15 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.BYE)]
         case Alive():
             return [_prefix(MessageType.ALIVE)]
+        case Seek(over):
+            return [_prefix(MessageType.SEEK, flags=int(over))]
+        case Ready(known):
+            return [_prefix(MessageType.READY, index=known)]
+        case Refer(count, entries):
+            return [_prefix(MessageType.REFER, count), entries]
+        case Missing(blocks, found, missing):
+            body = b"".join(_MISSING.pack(*entry) for entry in missing)
+            return [_prefix(MessageType.MISSING, len(missing), found), _ASKED.pack(blocks), body]
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +465,9 @@ def _opened(raw: _Raw) -> Message:
     body = raw.sized(_POINT_BYTES + raw.count * _OPENED.size)
     states = _OPENED.iter_unpack(body[_POINT_BYTES:])
     disks = tuple(
-        DiskState(raw.limited("target bytes", size, DISK_BYTES_MAX), bool(bits & 1), bool(bits & 2))
+        DiskState(
+            raw.limited("target bytes", size, DISK_BYTES_MAX), bool(bits & 1), bool(bits & 2), bool(bits & 4)
+        )
         for size, bits in states
     )
     return Opened(raw.index, bytes(body[:_POINT_BYTES]), disks)
@@ -434,6 +495,37 @@ def _data(raw: _Raw) -> Message:
     return Data(raw.limited("entries", raw.count, RANGES_MAX), raw.body)
 
 
+def _seek(raw: _Raw) -> Message:
+    raw.sized(0)
+    if raw.flags not in (0, 1):
+        raise MessageRefused(reason=f"SEEK with flags {raw.flags}")
+    return Seek(bool(raw.flags))
+
+
+def _ready(raw: _Raw) -> Message:
+    raw.sized(0)
+    return Ready(raw.limited("sectors", raw.index, DISK_BYTES_MAX // SECTOR_BYTES))
+
+
+def _refer(raw: _Raw) -> Message:
+    return Refer(raw.limited("blocks", raw.count, REFERENCES_MAX), raw.body)
+
+
+def _missing(raw: _Raw) -> Message:
+    raw.limited("blocks", raw.count, REFERENCES_MAX)
+    body = raw.sized(_ASKED.size + raw.count * _MISSING.size)
+    blocks = raw.limited("blocks asked for", _ASKED.unpack_from(body)[0], REFERENCES_MAX)
+    found = raw.limited("sectors", raw.index, REFERENCES_MAX * BLOCK_SECTORS)
+    entries = tuple(_MISSING.iter_unpack(body[_ASKED.size :]))
+    if len(entries) > blocks or any(sectors == 0 for _, sectors in entries):
+        raise MessageRefused(
+            reason="an answer that names more blocks than were asked for, or no sector of one"
+        )
+    for block, _ in entries:
+        raw.limited("block", block, BLOCKS_MAX)
+    return Missing(blocks, found, entries)
+
+
 def _bare(message: Message) -> Callable[[_Raw], Message]:
     def decoder(raw: _Raw) -> Message:
         raw.sized(0)
@@ -458,4 +550,8 @@ _DECODERS: Final[dict[MessageType, Callable[[_Raw], Message]]] = {
     MessageType.REPORT: _report,
     MessageType.BYE: _bare(Bye()),
     MessageType.ALIVE: _bare(Alive()),
+    MessageType.SEEK: _seek,
+    MessageType.READY: _ready,
+    MessageType.REFER: _refer,
+    MessageType.MISSING: _missing,
 }

@@ -11,6 +11,7 @@ from disks.digestmap import DigestMap
 from disks.disk import Disk, Format
 from disks.image import Image
 from masttarget.adapters.journal_directory import JournalDirectory
+from masttarget.adapters.saved_file import SavedFile
 from masttarget.config import DiskConfig
 from masttarget.errors import JournalFailed, OtherFormat
 
@@ -71,6 +72,9 @@ class LocalStore:
 
     def journal(self, disk: DiskConfig) -> JournalDirectory:
         return JournalDirectory(disk.journal)
+
+    def rooms(self, disk: DiskConfig) -> SavedFile:
+        return SavedFile(disk.journal if disk.journal.is_dir() else self._scratch)
 
     def new_map(self, disk: DiskConfig, size: int) -> DigestMap:
         directory = disk.journal if disk.journal.is_dir() else self._scratch

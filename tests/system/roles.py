@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.config import AgentConfig, SourceConfig
 from agent.main import Agent
-from agent.sync import SyncReport
+from agent.report import SyncReport
 from disks.disk import Format
 from drcore.errors import HomewardError
 from masttarget.config import DiskConfig, MasttargetConfig

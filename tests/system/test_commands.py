@@ -25,6 +25,8 @@ SYNC_KEYS = {
     "virtual_size",
     "blocks_sent",
     "sectors_sent",
+    "blocks_referenced",
+    "sectors_referenced",
     "bytes_sent",
     "bytes_received",
     "bytes_resent",

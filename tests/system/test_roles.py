@@ -30,7 +30,15 @@ from wireproto.errors import PeerReported
 
 MIB = 1024 * 1024
 AGENT_KEYS = {"disks", "bytes_sent", "bytes_received", "lanes", "resumed", "point", "seconds", "cpu_seconds"}
-DISK_KEYS = {"virtual_size", "blocks_sent", "sectors_sent", "bytes_resent", "root"}
+DISK_KEYS = {
+    "virtual_size",
+    "blocks_sent",
+    "sectors_sent",
+    "blocks_referenced",
+    "sectors_referenced",
+    "bytes_resent",
+    "root",
+}
 
 
 def test_two_processes_bring_home_an_item_of_two_disks(tmp_path: Path, dice: random.Random) -> None:

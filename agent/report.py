@@ -1,0 +1,45 @@
+"""What one run did, and where it stands."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReport:
+    """What was done for one disk."""
+
+    virtual_size: int
+    blocks_sent: int
+    sectors_sent: int
+    content_bytes: int
+    bytes_resent: int
+    root: bytes
+    target_bytes: int
+    blocks_referenced: int = 0
+    sectors_referenced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What one run did. Bytes are those on the data sockets."""
+
+    disks: tuple[DiskReport, ...]
+    bytes_sent: int
+    bytes_received: int
+    resumed: bool
+    point: bytes
+    lanes: int = 1
+    """The largest number that worked at the same time."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the run stands; written by its threads, read by whoever shows it."""
+
+    total_bytes: int = 0
+    scanned_bytes: int = 0
+    compared_bytes: int = 0
+    ordered_blocks: int = 0
+    sent_blocks: int = 0
+    bytes_sent: int = 0
+    overwrites: bool = False
+    """The master target took the session, for a target that was there before and that no broken run had begun."""
