@@ -15,8 +15,8 @@ from masttarget.journal import AppliedFrame, CycleRecord, decode_applied, encode
 from masttarget.target import AppliedRun
 from tests.campaigns.attack import SHARED, frame_of, opened_pair
 from tests.campaigns.runner import Campaign, Round
+from tests.fuzz import microsoft_images, vmware_images
 from tests.fuzz import test_disks_hostile as disks
-from tests.fuzz import vmware_images
 from tests.unit.test_wireproto_handshake import HELLO
 from tests.unit.test_wireproto_messages import MESSAGES, plain
 from wireproto import handshake
@@ -171,6 +171,22 @@ def vmware() -> Iterator[Round]:
         yield one
 
 
+@contextmanager
+def microsoft() -> Iterator[Round]:
+    """VHD and VHDX, with a parent and with a log that waits to be replayed; one file of each is mutated."""
+    with microsoft_images.victims() as good, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        names = sorted(good)
+
+        def one(rng: random.Random, _: int) -> None:
+            victim = good[rng.choice(names)]
+            microsoft_images.use(microsoft_images.damage(victim, folder, rng), victim.kind)
+            for path in folder.iterdir():
+                path.unlink()
+
+        yield one
+
+
 CAMPAIGN = Campaign(
     "fuzz",
     {
@@ -182,5 +198,6 @@ CAMPAIGN = Campaign(
         "images": images,
         "layouts": _simple(_layouts),
         "vmware": vmware,
+        "microsoft": microsoft,
     },
 )
