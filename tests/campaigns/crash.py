@@ -2,7 +2,7 @@
 
 Part `sync`: a round makes a source and an older target (or none), starts both roles with a counting relay between them,
 kills one or both, checks the target against what was acknowledged, and starts them again until they are done.
-Part `confserver`: see `crash_confserver`.
+Part `confserver`: see `crash_confserver`. Part `disks`: see `crash_disks`.
 """
 
 import os
@@ -24,6 +24,7 @@ from drcore.secret import Secret
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES
 from masttarget.journal import decode_applied
 from tests.campaigns.crash_confserver import confserver
+from tests.campaigns.crash_disks import disks
 from tests.campaigns.crash_masttarget import masttarget
 from tests.campaigns.dying import AGENT_POINTS, MASTTARGET_POINTS
 from tests.campaigns.relay import Relay
@@ -247,4 +248,6 @@ def judge(stage: Stage) -> None:
     assert status.returncode == 0, status.stdout + status.stderr
 
 
-CAMPAIGN = Campaign("crash", {"sync": sync, "masttarget": masttarget, "confserver": confserver})
+CAMPAIGN = Campaign(
+    "crash", {"sync": sync, "masttarget": masttarget, "confserver": confserver, "disks": disks}
+)

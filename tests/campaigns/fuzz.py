@@ -174,7 +174,7 @@ def vmware() -> Iterator[Round]:
 @contextmanager
 def microsoft() -> Iterator[Round]:
     """VHD and VHDX, with a parent and with a log that waits to be replayed; one file of each is mutated."""
-    with microsoft_images.victims() as good, tempfile.TemporaryDirectory() as name:
+    with microsoft_images.victims() as good, tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         folder = Path(name)
         names = sorted(good)
 
