@@ -323,9 +323,9 @@ def _disks_fit(facts: Facts) -> tuple[Result, str]:
 
 def _protected(facts: Facts) -> tuple[Result, str]:
     assert facts.item is not None
-    return _verdict(
-        facts.item.state in (State.PROTECTED, State.FAILING_BACK), f"state {facts.item.state.value}"
-    )
+    # A cycle that is under way gives way to the failback.
+    good = (State.PROTECTED, State.REPLICATING, State.FAILING_BACK)
+    return _verdict(facts.item.state in good, f"state {facts.item.state.value}")
 
 
 def _home_off(facts: Facts) -> tuple[Result, str]:

@@ -2,15 +2,16 @@
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from confserver import preflight
-from confserver.errors import DiskMissing, PreflightRefused
+from confserver.errors import DiskMissing, ItemBusy, JobOver, PreflightRefused
 from confserver.failback import CANCEL, CANCEL_REPROTECT, COMMIT, FAILBACK
-from confserver.items import Item, ItemDisk, Job, JobStatus, Plan
-from confserver.jobs import Jobs, new_job, require_retryable, side_effects
+from confserver.items import OVER, Item, ItemDisk, Job, JobStatus, Plan
+from confserver.jobs import WAIT_SECONDS, Jobs, new_job, require_retryable, side_effects
 from confserver.ports import Network, Power, Vm, VmDisk
 from confserver.preflight import (
     BACK_CHECKS,
@@ -43,6 +44,8 @@ CHECKS: Final = MappingProxyType(
 )
 FENCING: Final = frozenset({"reprotect", "failback", "cancel", "cancel-reprotect"})
 """The verbs that raise the item's generation."""
+GIVE_WAY_SECONDS: Final = 180.0
+"""A cycle that is asked to end lets its master target flush, which may take two minutes."""
 PRIVILEGES: Final = (
     "VirtualMachine.Config.AddExistingDisk",
     "VirtualMachine.Config.RemoveDisk",
@@ -122,12 +125,21 @@ class Service:
         """The plan and every side effect of the verb in order. Touches nothing. Errors: HW-CONF-002, 004, 010."""
         item = self._store.item(reference)
         verb = _verb_for(item, verb)
-        after(item.state, VERBS[verb].event)
+        after(State.PROTECTED if _gives_way(item, verb) else item.state, VERBS[verb].event)
         plan = self._make_plan(item, verb)
         return plan, side_effects(VERBS[verb], plan)
 
     def begin(self, reference: str, verb: str, retry_of: str = "") -> Job:
-        """The verb's job is under way. Errors: HW-CONF-002, 004, 005, and `PreflightRefused` (HW-CONF-006)."""
+        """The verb's job is under way; a cycle that runs gives way to a failback.
+
+        Errors: HW-CONF-002, 004, 005, and `PreflightRefused` (HW-CONF-006).
+        """
+        item = self._store.item(reference)
+        if _gives_way(item, verb):
+            self._require_ready(item, verb)
+            with suppress(JobOver):
+                self._jobs.cancel(item.job)
+            self._await_end(item)
         job = self.record(reference, verb, retry_of)
         self._jobs.run(job)
         return job
@@ -137,14 +149,27 @@ class Service:
         item = self._store.item(reference)
         verb = _verb_for(item, verb)
         after(item.state, VERBS[verb].event)
-        in_the_way = preflight.refused(self.preflight(reference, verb))
-        if in_the_way:
-            reasons = "; ".join(f"{check.code} {check.title}: {check.observed}" for check in in_the_way)
-            raise PreflightRefused(verb=verb, item=item.name, count=len(in_the_way), reasons=reasons)
+        self._require_ready(item, verb)
         plan = self._make_plan(item, verb)
         return self._store.begin_job(
             new_job(VERBS[verb], plan, self._clock.now(), retry_of), VERBS[verb].event
         )
+
+    def _await_end(self, item: Item) -> None:
+        """The item's job is over. Errors: `ItemBusy` (HW-CONF-005) when it does not end in time."""
+        deadline = self._clock.monotonic() + GIVE_WAY_SECONDS
+        # Not by the workflow: of a job that was recorded a moment ago there is none yet.
+        while self._store.job(item.job).status not in OVER:
+            if self._clock.monotonic() > deadline:
+                raise ItemBusy(item=item.name, job=item.job)
+            self._clock.sleep(WAIT_SECONDS)
+
+    def _require_ready(self, item: Item, verb: str) -> None:
+        """Pre-flight does not say no. Errors: `PreflightRefused` (HW-CONF-006)."""
+        in_the_way = preflight.refused(self.preflight(item.id, verb))
+        if in_the_way:
+            reasons = "; ".join(f"{check.code} {check.title}: {check.observed}" for check in in_the_way)
+            raise PreflightRefused(verb=verb, item=item.name, count=len(in_the_way), reasons=reasons)
 
     def retry(self, reference: str) -> Job:
         """A failed job's verb runs anew as a new job; a stuck job goes on with its undo. Errors: HW-CONF-003, 008."""
@@ -261,6 +286,11 @@ class Service:
 def _verb_for(item: Item, verb: str) -> str:
     """The verb that is meant: of an item that is protected, `cancel` takes the reprotect back."""
     return CANCEL_REPROTECT.name if verb == "cancel" and item.state is State.PROTECTED else verb
+
+
+def _gives_way(item: Item, verb: str) -> bool:
+    """Whether the job that holds the item is a cycle, and what is asked for a failback, which does its own cycles."""
+    return verb == "failback" and item.state is State.REPLICATING and bool(item.job)
 
 
 def _places(item: Item, vm: Vm) -> tuple[VmDisk, ...]:

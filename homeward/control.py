@@ -166,7 +166,10 @@ VERBS = (
         "failback", "Stops the machine in Azure, brings the rest home, proves it and starts the VM at home."
     ),
     _verb("commit", "Makes a failback final: what the VM at home wrote since stays."),
-    _verb("cancel", "Takes a failback that is not committed back, or ends the item's running job."),
+    _verb(
+        "cancel",
+        "Ends the item's running job, or takes back a failback that is not committed, or a reprotect.",
+    ),
 )
 
 

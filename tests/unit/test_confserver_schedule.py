@@ -8,9 +8,12 @@ import pytest
 from dbos import DBOS
 
 from confserver import schedule as schedules
+from confserver.errors import JobCancelled
 from confserver.items import Item, JobStatus
+from confserver.ports import CycleReport, Moved, ReplicaOrder, Stopped
 from confserver.schedule import RPO_SECONDS, Schedule
 from confserver.states import State
+from tests.unit.confserver_fakes import FakeReplication
 from tests.unit.confserver_rig import Rig
 
 INTERVAL, POLL = 0.3, 0.05
@@ -154,6 +157,29 @@ def test_a_cycle_that_came_due_for_an_older_job_does_nothing(site: tuple[Rig, Sc
     first = rig.do(item, "reprotect")
     wait(lambda: cycles(rig, item) >= 1)
     assert schedule._begin(first.id) == schedules.NOT_DUE
+
+
+def test_a_cycle_that_runs_gives_way_to_a_failback(
+    site: tuple[Rig, Schedule], item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, _ = site
+    rig.do(item, "reprotect")
+    runs = FakeReplication.cycle
+
+    def dawdling(self: FakeReplication, order: ReplicaOrder, stopped: Stopped, moved: Moved) -> CycleReport:
+        if rig.store.item(item.id).state is State.REPLICATING:
+            wait(stopped)
+            raise JobCancelled()
+        return runs(self, order, stopped, moved)
+
+    monkeypatch.setattr(FakeReplication, "cycle", dawdling)
+    wait(lambda: rig.store.item(item.id).state is State.REPLICATING)
+    plan, effects = rig.service.plan(item.id, "failback")
+    assert (plan.verb, bool(effects)) == ("failback", True)
+    job = rig.do(item, "failback")
+    assert (job.status, rig.store.item(item.id).state) == (JobStatus.DONE, State.FAILED_BACK), job.error
+    jobs = [(each.verb, each.status) for each in rig.store.jobs(item.id)]
+    assert (jobs[-2], jobs[-1][0]) == (("replicate", JobStatus.FAILED), "failback")
 
 
 def test_a_cycle_that_is_due_outlives_the_server(tmp_path: Path) -> None:
