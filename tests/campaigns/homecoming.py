@@ -76,6 +76,9 @@ ONCE: Final = {
     "cancel-reprotect": Effects(_MOVED, ()),
 }
 """What each verb does to both fabrics, when it is done: every effect, and how often."""
+REPEATED: Final = ("RevertToSnapshot_Task", "web")
+"""May come again after a death between it and the removal of the snapshot: nobody can see that a VM that is off was
+reverted, and it is the same afterwards."""
 # Files that a state has beside those that were there before the first reprotect.
 # The master target's journal holds the generation, which never falls.
 _JOURNALS: Final = re.compile(r"vmfs1/web/[a-z]+\.vmdk\.homeward/.+")
@@ -269,6 +272,8 @@ class Stage:
             for call in calls
             if call["changing"] and call.get("task_result") == "success"
         )
+        if REPEATED in tasks:
+            tasks[REPEATED] = 1
         events = self.lab.azure.control("GET", f"/events?after={self._events}")["events"]
         self._events = max([self._events, *(event["sequence"] for event in events)])
         return Effects(dict(tasks), tuple(event["power"] for event in events))
