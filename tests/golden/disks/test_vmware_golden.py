@@ -21,6 +21,8 @@ from tests.system.command import write_sparse
 
 MIB = 1024 * 1024
 SIZE = 34 * MIB + 3 * 512
+"""Two grain tables of a VMDK, of which one maps 32 MiB."""
+SEVERAL_TABLES = ("vmdk-monolithicSparse", "vmdk-streamOptimized", "vmdk-snapshots")
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +88,12 @@ def kinds_in(path: Path) -> dict[ExtentKind, int]:
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if "vmdk" in name or "qcow2" in name])
 def test_what_others_made_is_read_and_sound(name: str, guest: bytes, tmp_path: Path) -> None:
-    path = SOURCES[name](tmp_path, guest)
-    reads_for_qemu_as(path, guest)
+    content = guest if name in SEVERAL_TABLES else guest[-(3 * MIB + 512) :]
+    path = SOURCES[name](tmp_path, content)
+    reads_for_qemu_as(path, content)
     found = kinds_in(path)
-    assert sum(found.values()) == SIZE
-    assert found[ExtentKind.ZERO] > 20 * MIB or name in ("vmdk-vmfsSparse", "vmdk-seSparse")
+    assert sum(found.values()) == len(content)
+    assert found[ExtentKind.ZERO] > len(content) // 2 or name in ("vmdk-vmfsSparse", "vmdk-seSparse")
     assert inspect(path).allocated_bytes >= found[ExtentKind.DATA]
     assert not [each for each in check(path).findings if each.severity.value == "damage"]
 
@@ -98,10 +101,10 @@ def test_what_others_made_is_read_and_sound(name: str, guest: bytes, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "more", "size"),
     [
-        ("compat=0.10", (), SIZE),
-        ("compat=1.1,cluster_size=512", ("-c",), 3 * MIB),
+        ("compat=0.10", (), 3 * MIB),
+        ("compat=1.1,cluster_size=512", ("-c",), MIB + 512),
         ("compat=1.1,cluster_size=2M", (), SIZE),
-        ("compat=1.1,cluster_size=2M", ("-c",), SIZE),
+        ("compat=1.1,cluster_size=2M", ("-c",), 5 * MIB),
     ],
 )
 def test_qcow2_of_every_cluster_size_is_read(
@@ -196,7 +199,7 @@ class Memory:
         return path
 
 
-@pytest.mark.parametrize("size", [512, 700, 32 * MIB, 32 * MIB + 65536, SIZE - 100])
+@pytest.mark.parametrize("size", [700, 32 * MIB, SIZE - 100])
 def test_a_stream_of_ours_is_read_by_everybody(size: int, guest: bytes, tmp_path: Path) -> None:
     content = guest[-size:]
     path = Memory(content, tmp_path).written(tmp_path / "stream.vmdk")
