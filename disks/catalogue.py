@@ -33,6 +33,7 @@ __all__ = [
     "disguised",
     "identity",
     "inspect",
+    "look",
     "open_source",
     "open_target",
     "recognise",
@@ -166,6 +167,15 @@ def write_whole(
     from disks import vmdk_stream  # here, as with `_later`
 
     vmdk_stream.write_stream(final, source, on_bytes, verify)
+
+
+def look(path: str | Path, told: Format | None = None) -> Image:
+    """The image at `path` is open for reading without a lock, beside whoever writes to it.
+
+    What it reads of a block that is being written has no meaning; the caller knows which those are. Errors: as
+    `inspect`.
+    """
+    return _open(path, told, Access.INSPECT)
 
 
 def inspect(path: str | Path, told: Format | None = None) -> ImageInfo:

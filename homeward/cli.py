@@ -59,9 +59,9 @@ class _Commands(click.Group):
         return sorted([*super().list_commands(ctx), *self._further()])
 
     def _further(self) -> dict[str, click.Command]:
-        from homeward import control
+        from homeward import control, points_group
 
-        return {str(command.name): command for command in control.COMMANDS}
+        return {str(command.name): command for command in (*control.COMMANDS, points_group.points)}
 
 
 class _AgentVerbs(_Commands):
@@ -77,9 +77,10 @@ class _MasttargetVerbs(_Commands):
     """The master target's verbs."""
 
     def _further(self) -> dict[str, click.Command]:
-        from homeward import role_verbs
+        from homeward import points_group, role_verbs
 
-        return {str(command.name): command for command in role_verbs.MASTTARGET_VERBS}
+        verbs = (*role_verbs.MASTTARGET_VERBS, points_group.verify_journal)
+        return {str(command.name): command for command in verbs}
 
 
 @dataclass(slots=True)

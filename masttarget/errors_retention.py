@@ -211,3 +211,38 @@ class RetentionOff(HomewardError):
     expected = 'retention = "/mnt/retention", or another volume for them'
     remedy = "name a retention volume in the settings of the master target"
     path: str
+
+
+class RetentionBusy(HomewardError):
+    """Another process writes this disk's retention journal."""
+
+    code = "HW-MT-045"
+    what = "the retention journal {path} is in use"
+    found = "another process that writes it"
+    expected = "one writer at a time"
+    remedy = "wait for the other verb to end, or stop the master target, then run the same command again"
+    path: str
+
+
+class ServeFailed(HomewardError):
+    """The point cannot be served at this address."""
+
+    code = "HW-MT-046"
+    what = "the point cannot be served at {address}"
+    found = "{reason}"
+    expected = "a free address of this machine"
+    remedy = "choose another address with --listen"
+    address: str
+    reason: str
+
+
+class DiskAmbiguous(HomewardError):
+    """The choice needs a word more."""
+
+    code = "HW-MT-047"
+    what = "it is not clear which disk is meant"
+    found = "item {item} with the disks {disks}"
+    expected = "one disk"
+    remedy = "name it with --disk UUID"
+    item: str
+    disks: str

@@ -63,8 +63,9 @@ def go_back(
     with ExitStack() as stack:
         stack.enter_context(item.store.hold(item.item, to.id))
         opened = [_open(one, configs, to, item, store, stack) for one in to.disks]
-        if item.points.by_sequence(to.sequence) is None:
-            raise PointUnknown(item=item.item.hex(), point=to.id)
+        with item.changing():
+            if item.points.by_sequence(to.sequence) is None:
+                raise PointUnknown(item=item.item.hex(), point=to.id)
         before = _begin(opened, to, item)
         for one in opened:
             one.record = replace(

@@ -93,6 +93,10 @@ class PointsFile(Protocol):
         """All of it; empty before the first line."""
         ...
 
+    def mark(self) -> tuple[int, int]:
+        """Changes when somebody replaces the file, or makes it longer."""
+        ...
+
     def append(self, data: bytes, at: int) -> None:
         """The bytes are durable at `at`, the end of what is good; what stood behind it is gone."""
         ...
@@ -113,6 +117,7 @@ class Points:
         self._chain = _NO_CHAIN
         self._end = 0
         self._lines = 0
+        self._mark = (0, 0)
         self.last_sequence = 0
         self.last_time_ms = 0
         self.rollback: dict[str, Any] | None = None
@@ -136,11 +141,21 @@ class Points:
 
     # Reading
 
+    def refresh(self) -> None:
+        """The list is the file's, whoever wrote to it since. Errors: as `load`."""
+        if self._file.mark() != self._mark:
+            self._keep([])
+            self._chain, self._end, self._lines = _NO_CHAIN, 0, 0
+            self.last_sequence = self.last_time_ms = 0
+            self.rollback = None
+            self.load()
+
     def load(self) -> None:
         """The list is the file's, up to a torn tail. Errors: `PointsDamaged`, `ClockBackwards`, `RetentionFailed`.
 
         After an error the points before the damage are there and can be used.
         """
+        self._mark = self._file.mark()
         data = self._file.load()
         while self._end < len(data):
             stop = data.find(b"\n", self._end, self._end + POINTS_LINE_BYTES_MAX)
@@ -233,6 +248,7 @@ class Points:
         self._file.append(data, self._end)
         self._chain, self._end = chain, self._end + len(data)
         self._lines += len(lines)
+        self._mark = self._file.mark()
 
     def _first(self, sequence: int, time_ms: int) -> dict[str, Any]:
         return {
@@ -258,6 +274,7 @@ class Points:
             data += chain.encode() + b" " + body + b"\n"
         self._file.replace(data)
         self._chain, self._end, self._lines = chain, len(data), len(events)
+        self._mark = self._file.mark()
 
     # Finding
 

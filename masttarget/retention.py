@@ -5,8 +5,8 @@ it is called when every frame of every disk is durable, and no disk begins the n
 """
 
 import threading
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -16,6 +16,7 @@ from drcore.limits import RETENTION_SECONDS
 from masttarget.errors_retention import (
     LastPoint,
     PointInUse,
+    RetentionBusy,
     RetentionFull,
     SegmentDamaged,
 )
@@ -45,6 +46,10 @@ class RetentionStore(Protocol):
 
     def disks(self, item: bytes) -> list[bytes]:
         """The disks of the item that have segments."""
+        ...
+
+    def exclusive(self, item: bytes) -> AbstractContextManager[None]:
+        """Nobody else changes the item's list of points."""
         ...
 
     def free_bytes(self) -> int:
@@ -123,6 +128,7 @@ class ItemRetention:
         self._predicted = 0
         self._impatient = threading.Event()
         self.critical = False
+        self._depth = 0
         self.points = Points(store.points(item), item.hex())
         self.points.load()
 
@@ -130,6 +136,19 @@ class ItemRetention:
     def cycle(self) -> int:
         """The open cycle."""
         return self.points.last_sequence + 1
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """The list is as it is now, and nobody else changes it; may be nested."""
+        with self._lock, ExitStack() as stack:
+            if self._depth == 0:
+                stack.enter_context(self.store.exclusive(self.item))
+                self.points.refresh()
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
 
     # Opening
 
@@ -141,7 +160,7 @@ class ItemRetention:
         `seeding`: the target was created in this cycle, so that there is nothing to go back to. `void`: somebody else
         wrote to the target, so that the points before lead nowhere. Errors: HW-MT-030 to 034, 037.
         """
-        with self._lock:
+        with self.changing():
             if self._knows(identity.disk) and (void or seeding):
                 self._log("points given up: a target was changed outside", item=self.item.hex())
                 self.points.drop([point.sequence for point in self.points], "changed outside")
@@ -181,7 +200,7 @@ class ItemRetention:
 
     def begin(self, disks: Iterable[bytes]) -> None:
         """There is a point to go back to for each of the disks that is not being seeded; room was looked for."""
-        with self._lock:
+        with self.changing():
             wanted = [self._undo[disk] for disk in disks if disk not in self._seeding]
             latest = self.points.latest
             known = {one.disk for one in latest.disks} if latest is not None else set()
@@ -202,7 +221,7 @@ class ItemRetention:
 
     def publish(self, point: bytes, kind: Kind, disks: Iterable[PointDisk], *, base_cycle: int = -1) -> Point:
         """The point stands, durably, over all disks of the item; the next cycle is open."""
-        with self._lock:
+        with self.changing():
             latest = self.points.latest
             found = {one.disk: one for one in latest.disks} if latest is not None else {}
             found.update({one.disk: one for one in disks})
@@ -237,12 +256,12 @@ class ItemRetention:
 
     def prune(self) -> list[Point]:
         """What the policy gives up is gone; points in use stay until nobody uses them."""
-        with self._lock:
+        with self.changing():
             return self._drop(prunable(self.points, int(self._clock.now() * 1000), self._policy), "policy")
 
     def drop(self, points: list[Point], *, last: bool = False) -> None:
         """The points are gone. Errors: `LastPoint` (HW-MT-041) unless `last`, `PointInUse` (HW-MT-040)."""
-        with self._lock:
+        with self.changing():
             gone = {point.sequence for point in points}
             if not last and all(point.sequence in gone for point in self.points if point.kind in GOOD):
                 raise LastPoint(item=self.item.hex(), point=points[-1].id)
@@ -295,8 +314,11 @@ class ItemRetention:
             raise error
         self._impatient.clear()
         while True:
-            with self._lock:
+            with self.changing():
                 before = self.store.free_bytes()
+                self._forget()  # what somebody else dropped
+                if self.store.free_bytes() > before:
+                    return
                 if self._drop_oldest() and self.store.free_bytes() > before:
                     return
                 if not self.critical:
@@ -334,6 +356,29 @@ class ItemRetention:
         """Nothing of the item is left on the retention volume."""
         with self._lock:
             self.store.remove(self.item)
+            self.points = Points(self.store.points(self.item), self.item.hex())
+
+    def tidy(self) -> None:
+        """Segments that nothing needs are gone, where no other process writes them (else that one sees to it)."""
+        with self.changing():
+            for disk in self.store.disks(self.item):
+                sizes = [
+                    one.data_bytes for point in self.points if (one := point.disk(disk.hex())) is not None
+                ]
+                with suppress(RetentionBusy):
+                    journal = self.open_disk(
+                        Identity(self.item, disk, max(sizes, default=0)), _unread, seeding=False,
+                        durable=(0, 0), void=False,
+                    )  # fmt: skip
+                    self._forget()
+                    if not len(self.points):
+                        journal.forget_all()
+                    self.close_disk(disk)
+
+
+def _unread(offset: int, into: memoryview) -> None:
+    """Nothing is kept while tidying."""
+    raise AssertionError
 
 
 class Retention:

@@ -131,8 +131,12 @@ class Segments(Protocol):
         """The head is durable in place of the last one."""
         ...
 
+    def own(self) -> None:
+        """Nobody else writes the segments until `close`. Errors: `RetentionBusy` (HW-MT-045)."""
+        ...
+
     def close(self) -> None:
-        """The current segment's descriptor is given back."""
+        """The current segment's descriptor is given back, and the right to write."""
         ...
 
 

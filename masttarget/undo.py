@@ -114,6 +114,7 @@ class UndoJournal:
         `durable`: a segment and a byte up to which somebody else knows the journal to be durable. Errors: HW-MT-030
         to 033, 037.
         """
+        self.segments.own()
         head = self.segments.load_head()
         if durable > ((head.segment, head.offset) if head is not None else (0, 0)):
             head = Head(head.first if head is not None else 1, *durable)

@@ -38,6 +38,12 @@ class LocalStore:
     def create(self, disk: DiskConfig, size: int) -> Disk:
         return catalogue.create(disk.path, Format(disk.create), size)
 
+    def look(self, disk: DiskConfig) -> Disk:
+        return catalogue.look(disk.path, _told(disk.format))
+
+    def create_at(self, path: Path, kind: str, size: int) -> Disk:
+        return catalogue.create(path, Format(kind), size)
+
     def remove(self, disk: DiskConfig) -> None:
         try:
             for path in disk.path.parent.glob(f"{glob.escape(disk.path.stem)}-*{disk.path.suffix}"):

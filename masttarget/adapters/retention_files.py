@@ -47,6 +47,13 @@ class ListFile:
             if made:
                 sync_directory(self._path.parent.parent)
 
+    def mark(self) -> tuple[int, int]:
+        with failing(self._path):
+            if not self._path.exists():
+                return (0, 0)
+            found = self._path.stat()
+        return found.st_ino, found.st_size
+
     def replace(self, data: bytes) -> None:
         with failing(self._path):
             replace_file(self._path, data)
@@ -100,6 +107,18 @@ class RetentionFiles:
             yield
             if mode == fcntl.LOCK_EX:
                 (holds / point).unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def exclusive(self, item: bytes) -> Iterator[None]:
+        place = self._item(item)
+        with failing(self._path):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
         finally:
             os.close(descriptor)
 

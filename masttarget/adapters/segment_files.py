@@ -1,6 +1,7 @@
 """A disk's segments as files `00000001.undo`, … in a directory of the retention volume, and their `head`."""
 
 import errno
+import fcntl
 import json
 import os
 import threading
@@ -9,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from masttarget.errors_retention import RetentionFailed, RetentionFull
+from masttarget.errors_retention import RetentionBusy, RetentionFailed, RetentionFull
 from masttarget.segments import Head
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -24,6 +25,7 @@ class SegmentFiles:
         self._end = 0
         self._named = True
         self._guard = threading.Lock()
+        self._owner = -1
 
     @property
     def path(self) -> str:
@@ -72,6 +74,7 @@ class SegmentFiles:
                 self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 sync_directory(self._path.parent)
                 sync_directory(self._path.parent.parent)
+            self.own()
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._descriptor = os.open(self._name(number), flags, 0o600)
             self._end, self._named = 0, False
@@ -103,6 +106,18 @@ class SegmentFiles:
             if not named:
                 sync_directory(self._path)
 
+    def own(self) -> None:
+        if self._owner >= 0 or not self._path.is_dir():
+            return
+        with self._failing():
+            self._owner = os.open(self._path / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._owner)
+            self._owner = -1
+            raise RetentionBusy(path=self.path) from error
+
     def remove(self, numbers: list[int]) -> None:
         with self._failing():
             for number in numbers:
@@ -130,6 +145,9 @@ class SegmentFiles:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
                 self._descriptor = -1
+            if self._owner >= 0:
+                os.close(self._owner)
+                self._owner = -1
 
 
 def replace_file(path: Path, data: bytes) -> None:

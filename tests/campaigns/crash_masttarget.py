@@ -1,8 +1,9 @@
 """Power cuts of the master target's retention: what was not flushed is lost, in any order that a medium may choose.
 
 The media are in memory and keep two truths: what is durable, and what was written since. A power cut at any of their
-verbs keeps a random part of the latter, sector by sector, in random order. Afterwards every acknowledged block is there,
-every published point reads as it did, and the journal opens by itself. Seeding, deltas, pruning and rollbacks take turns.
+verbs keeps a random part of the latter, sector by sector, in random order. Afterwards every acknowledged block is
+there, every published point reads as it did, and the journal opens by itself. Seeding, deltas, pruning and rollbacks
+take turns.
 """
 
 import random
@@ -169,6 +170,9 @@ class MediumSegments:
         self.head = head
         self.power.step()
 
+    def own(self) -> None:
+        """Nobody else is there."""
+
     def close(self) -> None:
         self.current = 0
 
@@ -202,6 +206,9 @@ class MediumList:
         self.power.step()
         self.file.flush()
         self.power.step()
+
+    def mark(self) -> tuple[int, int]:
+        return id(self.file), len(self.file.data)
 
     def replace(self, data: bytes) -> None:
         self.power.step()

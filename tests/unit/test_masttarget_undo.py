@@ -60,6 +60,7 @@ class Bench:
         for block in range(0, 150, 2):
             self.disk.write(block * BLOCK_BYTES, memoryview(self.content()))
         self.identity = Identity(ITEM, DISK, SIZE)
+        self.journal: UndoJournal | None = None
         self.journal = self.opened(1)
         (folder / ITEM.hex() / "points").parent.mkdir(parents=True, exist_ok=True)
         (folder / ITEM.hex() / "points").touch()
@@ -70,6 +71,9 @@ class Bench:
         )
 
     def opened(self, cycle: int, durable: tuple[int, int] = (0, 0)) -> UndoJournal:
+        """The journal as a new process finds it, whatever the old one was about."""
+        if self.journal is not None:
+            self.journal.segments.close()
         self.journal = UndoJournal(
             SegmentFiles(self.folder), self.identity, self.disk.read, self.clock, refuse, self.segment_bytes
         )

@@ -1,0 +1,397 @@
+"""`homeward points` and `homeward masttarget verify`: what can be gone back to, and going there."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from homeward import show
+from homeward.stopping import Interrupt
+
+if TYPE_CHECKING:
+    from masttarget.config import DiskConfig
+    from masttarget.points import Point
+    from masttarget.retention import ItemRetention
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+plan_option = click.option("--plan", is_flag=True, help="Only tell what would be done; touches nothing.")
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    required=True,
+    envvar="HOMEWARD_MASTTARGET_CONFIG",
+    help="The settings of the master target (TOML).",
+)
+item_argument = click.argument("item", type=click.UUID)
+point_argument = click.argument("point")
+disk_option = click.option("--disk", default="", help="The disk's UUID, where the item has several.")
+NO = 1
+
+
+@dataclass(slots=True)
+class Desk:
+    """An item of a master target: its disks, its retention, and what they need."""
+
+    disks: "tuple[DiskConfig, ...]"
+    item: "ItemRetention"
+    store: Any
+    secret: bytes
+
+
+def _desk(config: Path, item: uuid.UUID) -> Desk:
+    """Errors: `ConfigRefused`, `UnknownItem`, `RetentionOff` (HW-MT-044), `PointsDamaged`."""
+    from drcore.clock import SystemClock
+    from drcore.secret import read_key_file
+    from homeward.logs import log_to_stderr
+    from masttarget import config as settings
+    from masttarget.adapters.files import LocalStore
+    from masttarget.adapters.retention_files import RetentionFiles
+    from masttarget.errors import UnknownItem
+    from masttarget.errors_retention import RetentionOff
+    from masttarget.retention import Policy, Retention
+    from wireproto.keys import digest_secret
+
+    found = settings.load(config)
+    disks = tuple(disk for disk in found.disks if disk.item == item)
+    if not disks:
+        raise UnknownItem(item=item.hex)
+    if found.retention is None:
+        raise RetentionOff(path=str(config))
+    retention = Retention(
+        RetentionFiles(found.retention), SystemClock(), Policy(found.retention_seconds), log_to_stderr()
+    )
+    secret = digest_secret(read_key_file(found.key_file), item.bytes).reveal()
+    return Desk(disks, retention.item(item.bytes), LocalStore(found.state_directory), secret)
+
+
+@contextmanager
+def _stoppable(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Something long that shows how far it is, and that Ctrl-C ends in order (`Stopped`)."""
+    from agent.errors import Stopped
+
+    stopped, reached = Interrupt(), [0]
+
+    def on_bytes(position: int) -> None:
+        reached[0] = position
+        if stopped.asked:
+            raise Stopped()
+
+    with stopped, show.progress(lambda: show.Standing(reached[0], total, reached[0], label)):
+        yield on_bytes
+
+
+def _point(point: "Point") -> dict[str, Any]:
+    return {
+        "id": point.id,
+        "sequence": point.sequence,
+        "time": point.time,
+        "kind": point.kind.value,
+        "base": point.base_cycle if point.base_cycle >= 0 else None,
+        "disks": [
+            {
+                "disk": one.disk,
+                "virtual_size": one.data_bytes,
+                "root": one.root or None,
+                "content_root": one.content_root or None,
+            }
+            for one in point.disks
+        ],
+    }
+
+
+@click.group()
+def points() -> None:
+    """Recovery points: list them, prove them, go back to them, read from them."""
+
+
+@points.command("list")
+@item_argument
+@config_option
+@json_option
+def list_points(item: uuid.UUID, config: Path, as_json: bool) -> None:
+    """Lists an item's points, the oldest first."""
+    desk = _desk(config, item)
+    found = [_point(point) for point in desk.item.points]
+    if as_json:
+        show.answer_json({"item": item.hex, "points": found})
+        return
+    for one in found:
+        show.answer(f"{one['sequence']:>6}  {one['time']}  {one['kind']:<16}  {one['id']}")
+    if not found:
+        show.answer("no points")
+
+
+@points.command("show")
+@item_argument
+@point_argument
+@config_option
+@json_option
+def show_point(item: uuid.UUID, point: str, config: Path, as_json: bool) -> None:
+    """Shows the point that POINT means.
+
+    POINT is latest, latest-processed, latest-app-consistent, a number, an id, or a time (RFC 3339).
+    """
+    found = _point(_desk(config, item).item.points.choose(point))
+    if as_json:
+        show.answer_json(found)
+        return
+    show.answer(f"point {found['sequence']}, {found['kind']}, {found['time']}")
+    for disk in found["disks"]:
+        show.answer(
+            f"disk {disk['disk']}  {show.size(disk['virtual_size'])}  root {disk['root'] or 'unknown'}"
+        )
+
+
+@points.command()
+@item_argument
+@point_argument
+@config_option
+@json_option
+def verify(item: uuid.UUID, point: str, config: Path, as_json: bool) -> None:
+    """Reads every disk of a point from end to end and holds it against the recorded roots."""
+    from masttarget.reading_points import choose_disk, prove, viewing
+
+    desk = _desk(config, item)
+    found = desk.item.points.choose(point)
+    proofs = []
+    for one in found.disks:
+        disk = choose_disk(desk.disks, found, one.disk)
+        with (
+            viewing(desk.item, found, disk, desk.store) as view,
+            _stoppable(view.size, "reading the point") as on_bytes,
+        ):
+            proofs.append(prove(view, found, one.disk, desk.secret, on_bytes))
+    if as_json:
+        show.answer_json(
+            {
+                "id": found.id,
+                "disks": [
+                    {
+                        "disk": proof.disk,
+                        "root": proof.root,
+                        "content_root": proof.content_root,
+                        "recorded": bool(proof.known),
+                    }
+                    for proof in proofs
+                ],
+            }
+        )
+        return
+    for proof in proofs:
+        word = "reads as it did" if proof.known else "can be read; no root was recorded for it"
+        show.answer(f"disk {proof.disk} {word}")
+
+
+@points.command()
+@item_argument
+@point_argument
+@config_option
+@plan_option
+@json_option
+def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: bool) -> None:
+    """Brings an item's target disks back to a point, in place. Going back can itself be taken back."""
+    from masttarget.going_back import go_back
+
+    desk = _desk(config, item)
+    to = desk.item.points.choose(point)
+    if plan:
+        steps = [
+            "make what the disks hold now a point (before-rollback)",
+            "raise the generation: older agents are refused, the next session compares",
+            *(
+                f"write what differs to disk {one.disk}, at most {show.size(one.data_bytes)}"
+                for one in to.disks
+            ),
+            f"publish a point with the content of point {to.sequence}",
+        ]
+        _plan(steps, as_json, to=to.sequence)
+        return
+    total = max(one.data_bytes for one in to.disks)
+    with _stoppable(total, "going back") as on_bytes:
+        gone = go_back(desk.disks, to, desk.item, desk.store, on_bytes)
+    disks = [
+        {"disk": name, "blocks_changed": one.blocks_changed, "bytes_written": one.bytes_written}
+        for name, one in gone.disks.items()
+    ]
+    done = {
+        "point": gone.point.id,
+        "sequence": gone.point.sequence,
+        "back_to": to.sequence,
+        "before": gone.before.sequence if gone.before is not None else None,
+        "disks": disks,
+    }
+    if as_json:
+        show.answer_json(done)
+        return
+    for name, one in gone.disks.items():
+        show.answer(f"disk {name}: {show.count(one.blocks_changed)} blocks changed")
+    if done["before"] is not None:
+        show.answer(f"to take it back: homeward points rollback {item} {done['before']} --config {config}")
+
+
+@points.command()
+@item_argument
+@point_argument
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="The image to be made.")
+@click.option("--format", "kind", default="raw", show_default=True, help="Its format.")
+@disk_option
+@config_option
+@plan_option
+@json_option
+def export(
+    item: uuid.UUID, point: str, to: Path, kind: str, disk: str, config: Path, plan: bool, as_json: bool
+) -> None:
+    """Makes a new image of a disk as it was at a point, while replication goes on."""
+    from disks.disk import Format
+    from masttarget.reading_points import choose_disk, viewing
+    from masttarget.reading_points import export as copy
+
+    if kind not in {one.value for one in Format}:
+        raise click.BadParameter(f"{kind} is no format", param_hint="--format")
+    desk = _desk(config, item)
+    found = desk.item.points.choose(point)
+    chosen = choose_disk(desk.disks, found, disk)
+    if plan:
+        _plan([f"make {to} ({kind}) with disk {chosen.disk} as of {found.time}"], as_json, to=found.sequence)
+        return
+    with (
+        viewing(desk.item, found, chosen, desk.store) as view,
+        _stoppable(view.size, "exporting") as on_bytes,
+    ):
+        image = desk.store.create_at(to, kind, view.size)
+        try:
+            written = copy(view, image, on_bytes)
+        finally:
+            image.close()
+    if as_json:
+        show.answer_json({"path": str(to), "virtual_size": view.size, "bytes_written": written})
+    else:
+        show.answer(f"{to} holds disk {chosen.disk} as of {found.time}")
+
+
+@points.command()
+@item_argument
+@point_argument
+@click.option(
+    "--listen", default="127.0.0.1:10809", show_default=True, help="HOST:PORT, or the path of a socket."
+)
+@disk_option
+@config_option
+@json_option
+def serve(item: uuid.UUID, point: str, listen: str, disk: str, config: Path, as_json: bool) -> None:
+    """Serves a disk as it was at a point over NBD, read-only, until Ctrl-C."""
+    import sys
+
+    from masttarget.adapters.nbd import NbdServer
+    from masttarget.main import stop_on_signals
+    from masttarget.reading_points import choose_disk, viewing
+
+    desk = _desk(config, item)
+    found = desk.item.points.choose(point)
+    with viewing(desk.item, found, choose_disk(desk.disks, found, disk), desk.store) as view:
+        server = NbdServer(view, listen, lambda error: show.say(str(error)))
+        stop_on_signals(server.close)
+        if as_json:
+            show.answer_json({"uri": server.uri, "virtual_size": view.size})
+        else:
+            show.answer(f"serving {server.uri}")
+        sys.stdout.flush()
+        server.run()
+
+
+@points.command()
+@item_argument
+@click.argument("point", nargs=-1)
+@click.option("--last", is_flag=True, help="Give up the last points too.")
+@click.option("--yes", is_flag=True, help="Yes, even the last one.")
+@config_option
+@plan_option
+@json_option
+def drop(
+    item: uuid.UUID,
+    point: tuple[str, ...],
+    last: bool,
+    yes: bool,
+    config: Path,
+    plan: bool,
+    as_json: bool,
+) -> None:
+    """Gives points up and makes room. With --last --yes and no POINT: all that are left."""
+    desk = _desk(config, item)
+    if not point and not last:
+        raise click.UsageError("name the points to drop, or pass --last --yes")
+    gone = [desk.item.points.choose(one) for one in point] or list(desk.item.points)
+    if plan:
+        _plan([f"drop point {one.sequence} ({one.kind.value}, {one.time})" for one in gone], as_json)
+        return
+    desk.item.drop(gone, last=last and yes)
+    desk.item.tidy()
+    if as_json:
+        show.answer_json({"dropped": [one.sequence for one in gone]})
+    else:
+        show.answer(f"dropped {len(gone)} points")
+
+
+def _plan(steps: list[str], as_json: bool, **facts: Any) -> None:
+    if as_json:
+        show.answer_json({"plan": steps, **facts})
+        return
+    for number, step in enumerate(steps, start=1):
+        show.answer(f"{number}. {step}")
+
+
+@click.command("verify")
+@click.argument("directory", type=click.Path(path_type=Path))
+@json_option
+@click.pass_obj
+def verify_journal(run: Any, directory: Path, as_json: bool) -> None:
+    """Reads a retention journal from end to end, by its byte tables. Exit 1: something is wrong with it."""
+    from masttarget.verify import verify as read
+
+    verdicts = read(directory)
+    if as_json:
+        show.answer_json(
+            {
+                "good": all(one.good for one in verdicts),
+                "items": [
+                    {
+                        "item": one.item,
+                        "points": one.points,
+                        "errors": [error.as_json() for error in one.errors],
+                        "disks": [
+                            {
+                                "disk": disk.disk,
+                                "segments": disk.segments,
+                                "records": disk.records,
+                                "blocks": disk.blocks,
+                                "bytes": disk.bytes,
+                                "torn_bytes": disk.torn_bytes,
+                                "points_from": disk.points_from,
+                                "errors": [error.as_json() for error in disk.errors],
+                            }
+                            for disk in one.disks
+                        ],
+                    }
+                    for one in verdicts
+                ],
+            }
+        )
+    else:
+        for one in verdicts:
+            show.answer(f"item {one.item}: {one.points} points")
+            for disk in one.disks:
+                show.answer(
+                    f"  disk {disk.disk}: {disk.segments} segments, {show.count(disk.blocks)} blocks, "
+                    f"{show.size(disk.bytes)}"
+                    + (f", torn tail of {disk.torn_bytes} B" if disk.torn_bytes else "")
+                )
+                if disk.errors:
+                    show.answer(f"  points from {disk.points_from} on can be used")
+            for error in (*one.errors, *(error for disk in one.disks for error in disk.errors)):
+                show.say(str(error))
+    if not all(one.good for one in verdicts):
+        run.exit_code = NO

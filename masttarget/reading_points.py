@@ -1,0 +1,113 @@
+"""Reading from a point, while replication goes on: its view, its proof, and its way into a new image."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from _native import digest
+from disks.content import content_root
+from disks.disk import Disk
+from disks.scan import data_runs
+from drcore.buffers import buffer
+from drcore.limits import MIB
+from drcore.units import SPAN_BYTES
+from masttarget.config import DiskConfig
+from masttarget.errors import UnknownDisk
+from masttarget.errors_retention import DiskAmbiguous, PointChanged
+from masttarget.points import Point
+from masttarget.retention import ItemRetention
+from masttarget.rollback import OnBytes, root_of
+from masttarget.undo import Identity
+from masttarget.view import PointView
+
+
+class ReadingStore(Protocol):
+    """Where target disks are read, beside whoever writes them."""
+
+    def look(self, disk: DiskConfig) -> Disk:
+        """The target, open for reading without a lock."""
+        ...
+
+    def create_at(self, path: Path, kind: str, size: int) -> Disk:
+        """A new image."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a disk of a point reads as. `known` is the root that was recorded, empty where none was."""
+
+    disk: str
+    root: str
+    content_root: str
+    known: str
+
+
+def choose_disk(configs: tuple[DiskConfig, ...], point: Point, disk: str) -> DiskConfig:
+    """The disk that is meant, of those in the point. Errors: `UnknownDisk`, `DiskAmbiguous` (HW-MT-047)."""
+    names = [one.disk for one in point.disks if not disk or one.disk == disk.replace("-", "").lower()]
+    found = [config for config in configs if config.disk.hex in names]
+    if not found:
+        raise UnknownDisk(disk=disk or "any")
+    if len(found) > 1:
+        raise DiskAmbiguous(item=found[0].item.hex, disks=", ".join(names))
+    return found[0]
+
+
+@contextmanager
+def viewing(
+    item: ItemRetention, point: Point, config: DiskConfig, store: ReadingStore
+) -> Iterator[PointView]:
+    """The disk as it was; nobody gives the point up meanwhile. Errors: those of the journal and of the disk."""
+    one = point.disk(config.disk.hex)
+    if one is None:
+        raise UnknownDisk(disk=config.disk.hex)
+    with item.store.hold(item.item, point.id):
+        disk = store.look(config)
+        try:
+            segments = item.store.segments(item.item, config.disk.bytes)
+            identity = Identity(config.item.bytes, config.disk.bytes, one.data_bytes)
+            yield PointView(disk, segments, identity, point.sequence, live=True)
+        finally:
+            disk.close()
+
+
+def prove(view: PointView, point: Point, disk: str, secret: bytes, on_bytes: OnBytes) -> Proof:
+    """The disk reads as the point says. Errors: `PointChanged` (HW-MT-043)."""
+    known = point.disk(disk)
+    assert known is not None
+    root = root_of(view, view.size, secret, on_bytes)
+    if known.root and known.root != root:
+        raise PointChanged(point=point.id, disk=disk, found_root=root, root=known.root)
+
+    def content() -> Iterator[tuple[int, memoryview]]:
+        piece = buffer(MIB)
+        for start, end in data_runs(view, view.size):
+            for at in range(start, end, MIB):
+                length = min(MIB, end - at)
+                view.read(at, piece[:length])
+                yield at, piece[:length]
+
+    found = content_root(view.size, content(), lambda position: None)
+    if known.content_root and known.content_root != found:
+        raise PointChanged(point=point.id, disk=disk, found_root=found, root=known.content_root)
+    return Proof(disk, root, found, known.root)
+
+
+def export(view: PointView, image: Disk, on_bytes: OnBytes) -> int:
+    """The image holds the point's disk, durably; answers the bytes written. Errors: those of both disks."""
+    piece = buffer(SPAN_BYTES)
+    written = 0
+    for start, end in data_runs(view, view.size):
+        for at in range(start, end, SPAN_BYTES):
+            length = min(SPAN_BYTES, end - at)
+            view.read(at, piece[:length])
+            if not digest.is_zero(piece[:length]):
+                image.write(at, piece[:length])
+                written += length
+            on_bytes(at + length)
+    image.flush()
+    on_bytes(view.size)
+    return written

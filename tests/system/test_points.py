@@ -1,0 +1,145 @@
+"""`homeward points` and `masttarget verify`, while a master target replicates and when it is away."""
+
+import json
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.system.command import changed, ended, homeward, judge, some_content, start, write_sparse
+from tests.system.roles import Pair, Site
+
+MIB = 1024 * 1024
+
+
+class Home:
+    """A site with retention that went through some cycles."""
+
+    def __init__(self, folder: Path, dice: random.Random, cycles: int) -> None:
+        self.folder = folder
+        self.contents = [some_content(dice, 5 * MIB + 4096)]
+        self.target = folder / "target.raw"
+        self.source = write_sparse(folder / "source.raw", self.contents[0])
+        write_sparse(self.target, some_content(dice, 5 * MIB + 4096))
+        self.site = Site(folder, Pair(self.source, self.target))
+        self.config = self.site.write_masttarget(
+            retention=json.dumps(str(folder / "retention")), retention_own_volume="false"
+        )
+        self.item = str(self.site.item)
+        for number in range(cycles):
+            if number:
+                self.contents.append(changed(dice, self.contents[-1]))
+                write_sparse(self.source, self.contents[-1])
+            self.cycle()
+
+    def cycle(self, generation: int = 1) -> None:
+        process = start("masttarget", "serve", "--config", self.config, "--json")
+        try:
+            assert process.stdout is not None
+            port = json.loads(process.stdout.readline())["port"]
+            agent = self.site.write_agent(port, generation=str(generation))
+            homeward("agent", "sync", "--config", agent, "--json").answer()
+        finally:
+            process.terminate()
+            ended(process)
+
+    def points(self, verb: str, *words: object) -> dict[str, object]:
+        found: dict[str, object] = self.ask(verb, *words).answer()
+        return found
+
+    def ask(self, verb: str, *words: object):  # type: ignore[no-untyped-def]
+        return homeward("points", verb, self.item, *words, "--config", self.config, "--json")
+
+    def state(self, number: int) -> Path:
+        return write_sparse(self.folder / f"state-{number}.raw", self.contents[number])
+
+
+@pytest.fixture
+def home(tmp_path: Path, dice: random.Random) -> Home:
+    return Home(tmp_path, dice, 3)
+
+
+def test_points_are_listed_proved_exported_and_gone_back_to(home: Home) -> None:
+    listed = home.points("list")["points"]
+    assert isinstance(listed, list)
+    assert [one["kind"] for one in listed] == ["as-found"] + ["crash-consistent"] * 3
+    assert home.points("show", "latest")["sequence"] == 4
+    assert home.points("show", listed[2]["time"])["sequence"] == 3
+    home.ask("show", "latest-app-consistent").refused("HW-MT-035")
+    for number in (2, 3, 4):
+        assert home.points("verify", number)["disks"][0]["recorded"] is True  # type: ignore[index]
+    for kind, name in (("raw", "out.raw"), ("vmdk-monolithicSparse", "out.vmdk")):
+        home.points("export", 2, "--to", home.folder / name, "--format", kind)
+        judge(home.folder / name, kind, home.state(0))
+
+    before = home.target.read_bytes()
+    plan = home.points("rollback", 2, "--plan")["plan"]
+    assert isinstance(plan, list)
+    assert len(plan) == 4
+    assert home.target.read_bytes() == before, "a plan touches nothing"
+    gone = home.points("rollback", 2)
+    judge(home.target, "raw", home.state(0))
+    assert home.points("verify", "latest")["disks"]
+    home.points("rollback", 4)  # change recovery point
+    judge(home.target, "raw", home.state(2))
+    assert gone["back_to"] == 2
+    assert homeward("masttarget", "verify", home.folder / "retention", "--json").answer()["good"] is True
+
+    home.cycle(generation=3)  # both went up by one with each verb
+    judge(home.target, "raw", home.source)
+
+
+def test_an_older_agent_is_refused_after_a_rollback(home: Home) -> None:
+    home.points("rollback", 2)
+    with pytest.raises(AssertionError, match="HW-MT-008"):
+        home.cycle(generation=1)
+    judge(home.target, "raw", home.state(0))
+
+
+def test_points_are_dropped_and_the_last_only_when_told_twice(home: Home) -> None:
+    assert home.points("drop", 1, 2)["dropped"] == [1, 2]
+    assert len(home.points("list")["points"]) == 2  # type: ignore[arg-type]
+    home.ask("drop", 3, 4).refused("HW-MT-041")
+    home.ask("drop", "--last").refused("HW-MT-041")
+    assert home.points("drop", "--last", "--yes")["dropped"] == [3, 4]
+    assert list((home.folder / "retention").rglob("*.undo")) == [], "the room is given back"
+    home.cycle()
+    assert home.points("show", "latest")["sequence"] == 6
+
+
+def test_a_point_is_served_to_other_programs_while_replication_goes_on(home: Home) -> None:
+    socket = home.folder / "nbd.sock"
+    process = start("points", "serve", home.item, "2", "--config", home.config, "--listen", socket, "--json")
+    try:
+        assert process.stdout is not None
+        uri = json.loads(process.stdout.readline())["uri"]
+        told = subprocess.run(["nbdinfo", "--json", uri], check=True, capture_output=True, text=True)
+        export = json.loads(told.stdout)["exports"][0]
+        assert (export["export-size"], export["is_read_only"]) == (5 * MIB + 4096, True)
+        write_sparse(home.source, home.contents[0][::-1])
+        home.cycle()  # everything is overwritten meanwhile
+        home.ask("drop", 2).refused("HW-MT-040")
+        copy = home.folder / "copy.raw"
+        subprocess.run(["nbdcopy", uri, copy], check=True)
+        assert copy.read_bytes() == home.contents[0]
+        compared = subprocess.run(
+            ["qemu-img", "compare", "-f", "raw", "-F", "raw", uri, home.state(0)], capture_output=True
+        )
+        assert compared.returncode == 0, compared.stderr
+        wrote = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", uri], capture_output=True)
+        assert wrote.returncode != 0
+    finally:
+        process.terminate()
+        ended(process)
+
+
+def test_a_damaged_journal_is_named_and_newer_points_are_used(home: Home, dice: random.Random) -> None:
+    first = min((home.folder / "retention").rglob("*.undo"))
+    data = bytearray(first.read_bytes())
+    data[dice.randrange(len(data))] ^= 4
+    first.write_bytes(data)
+    outcome = homeward("masttarget", "verify", home.folder / "retention", "--json")
+    assert outcome.code == 1
+    home.ask("verify", 1).refused("HW-MT-030")
+    assert home.points("verify", 4)["disks"]
