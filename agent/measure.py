@@ -137,7 +137,10 @@ class _Worker:
 
     @property
     def bytes_to_send(self) -> int:
-        """Entries and content as they would be packed; what was passed over is taken to be like what was not."""
+        """Entries and content as they would be packed; what was passed over is taken to be like what was not.
+
+        Nothing goes by reference here: where files were moved, this is the most that a sync sends.
+        """
         sampled = self._sampled_bytes
         if self._sampled_blocks:
             sampled += self._sampled_bytes * self._passed_blocks // self._sampled_blocks

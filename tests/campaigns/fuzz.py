@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from _native import pack
+from _native import pack, refer
 from disks.disk import Format
 from disks.layout import Malformed
 from drcore.errors import HomewardError
@@ -114,6 +114,36 @@ def entries() -> Iterator[Round]:
     yield one
 
 
+@contextmanager
+def references() -> Iterator[Round]:
+    """The entries of a frame of references, resolved by an index of some blocks."""
+    rng = random.Random(5)
+    secret, disk = bytes(range(192)), rng.randbytes(65536 * 12)
+    out = bytearray(1 << 14)
+    sectors = b"\xff\xff\x0f\x00\x01\x80\x00\x00"
+    _, end, _ = refer.pack(disk[4096 : 4096 + 65536 * 4], 8, 0b111, sectors, bytes(64), secret, out, 0)
+    good = bytes(out[:end])
+    index = refer.Index(secret, 12, 1024, 2)
+    index.learn(disk, 0, False)
+    old, fresh, digests = bytes(65536 * 64), bytearray(65536 * 64), bytearray(16 * 64)
+
+    def one(rng: random.Random, _: int) -> None:
+        hostile = mutated(rng, good)
+        position = least = 0
+        with suppress(refer.Malformed):
+            while position < len(hostile):
+                position, least, blocks, reads = index.plan(hostile, position, least)
+                assert all(first + count <= 12 for _, first, count in blocks)
+                for place, at, count in reads:
+                    inside = place + count <= (refer.SAVED + 32 if place >= refer.SAVED else 192)
+                    assert inside
+                    assert at + count <= 1024
+                index.prove(old, fresh, digests)
+                index.displace_batch(old)
+
+    yield one
+
+
 def _journal(rng: random.Random) -> None:
     disk = b"d" * 16
     frame = AppliedFrame(1, 1, 5, (AppliedRun(3, 2, bytes(32)), AppliedRun(9, 7, b"")))
@@ -194,6 +224,7 @@ CAMPAIGN = Campaign(
         "handshake": _simple(_handshake),
         "frames": frames,
         "entries": entries,
+        "references": references,
         "journal": _simple(_journal),
         "images": images,
         "layouts": _simple(_layouts),

@@ -172,3 +172,14 @@ def test_a_master_target_that_is_killed_among_references_leaves_what_can_be_fini
     # The half-made target is old here and new there: content of both is found, and proved.
     homeward("sync", source, target, "--json").answer()
     judge(target, "raw", source)
+
+
+def test_a_sync_by_reference_can_be_taken_back(tmp_path: Path, dice: random.Random) -> None:
+    source, target = moving(tmp_path, dice, 24 * MIB)
+    before = tmp_path / "before.raw"
+    before.write_bytes(target.read_bytes())
+    found = homeward("sync", source, target, "--json").answer()
+    assert found["sectors_referenced"] > 1000
+    judge(target, "raw", source)
+    assert homeward("sync", "--undo", target).code == 0
+    judge(target, "raw", before)
