@@ -315,7 +315,11 @@ class Sync:
         try:
             while not self._done.wait(HEARTBEAT_SECONDS):
                 for lane in self._crew.working:
-                    lane.link.send(SESSION_STREAM, Alive())
+                    try:
+                        lane.link.send(SESSION_STREAM, Alive())
+                    except ConnectionLost:
+                        if not lane.retired:  # it may have left while its neighbour was spoken to
+                            raise
         except Exception as error:
             self._fail(coded(error))
 

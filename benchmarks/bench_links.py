@@ -30,7 +30,7 @@ DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "links.md"
 DATA: Final = DOCUMENT.with_suffix(".csv")
 MEMORY: Final = Path("/dev/shm")
 ROOM_BYTES: Final = 6 * GIB
-SECONDS: Final = 10
+SECONDS: Final = 12
 """What a line at its full rate takes for one transfer."""
 SEGMENT_BYTES: Final = 1448
 LOSS: Final = 0.001

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from agent import crew
+from agent import crew, sync
 from agent.lanes import LANES_FAR, Seen
 from benchmarks.links import lab
 from benchmarks.links.transfer import send
@@ -45,6 +45,7 @@ def test_lanes_come_and_go_while_everything_arrives(
 ) -> None:
     monkeypatch.setattr(crew, "LaneCount", ScriptedCount)
     monkeypatch.setattr(crew, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(sync, "HEARTBEAT_SECONDS", 0.001)  # it may fall into every moment of a lane
     content = bytearray(dice.randbytes(16 * MIB))
     content[5 * MIB : 7 * MIB] = bytes(2 * MIB)
     source = write_sparse(tmp_path / "source.raw", content)
