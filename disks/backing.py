@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from disks.errors import DiskReadOnly, FlushFailed, NoSpace, OpenFailed, ReadFailed, WriteFailed
 from drcore.errors import HomewardError
-from drcore.limits import WRITE_BEHIND_BYTES, ZEROES_BYTES
+from drcore.limits import WRITE_BEHIND_BYTES, WRITE_PIECE_BYTES, ZEROES_BYTES
 
 BLKGETSIZE64: Final = 0x80081272  # linux/fs.h: _IOR(0x12, 114, size_t)
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
@@ -93,7 +93,8 @@ class Backing:
         done, length = 0, len(data)
         while done < length:
             try:
-                done += os.pwrite(self.descriptor, data[done:], offset + done)
+                piece = data[done : done + WRITE_PIECE_BYTES]
+                done += os.pwrite(self.descriptor, piece, offset + done)
             except OSError as error:
                 raise self._failed(WriteFailed, offset + done, length - done, error) from error
         self.size = max(self.size, offset + length) if not self.device else self.size
