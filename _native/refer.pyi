@@ -13,7 +13,7 @@ All functions that touch content release the GIL for the whole call. `pack` may 
 negative or beyond 64 bits. MemoryError: the index cannot grow.
 """
 
-from typing import final
+from typing import Self, final
 
 from typing_extensions import Buffer
 
@@ -55,7 +55,7 @@ class Index:
     only those whose digest ends in enough zero bits are kept. `rooms` is how many blocks the caller can save.
     """
 
-    def __init__(self, secret: Buffer, disk_blocks: int, capacity_max: int, rooms: int) -> None: ...
+    def __new__(cls, secret: Buffer, disk_blocks: int, capacity_max: int, rooms: int) -> Self: ...
     @property
     def known(self) -> int:
         """Sectors in the index."""
