@@ -148,7 +148,9 @@ def create(path: str | Path, kind: Format, size: int) -> Image:
     if kind is Format.VMDK_STREAM_OPTIMIZED:
         raise WrittenWholeOnly(path=str(final), format=kind.value)
     if kind not in CREATORS:
-        raise FormatNotSupported(path=str(final), seen=f"{kind.value}, which is never created", choices=FORMATS)
+        raise FormatNotSupported(
+            path=str(final), seen=f"{kind.value}, which is never created", choices=FORMATS
+        )
     _check_name(final, kind)
     if not 0 <= size <= DISK_BYTES_MAX:
         raise SizeNotPossible(format=kind.value, size=size, wanted=f"at most {DISK_BYTES_MAX} bytes")
