@@ -165,5 +165,7 @@ UNDO_FLUSH_BYTES: Final = 4 * MIB
 """Undo records that wait for no one are flushed after so much, so that the write that needs them need not wait."""
 RETENTION_SECONDS: Final = 24 * 3600
 """The failback policy keeps every point for so long (R137)."""
+RETENTION_RESERVE_BYTES: Final = 256 * KIB
+"""Room on the retention volume that no undo record takes: giving a point up writes a line and a head first."""
 POINTS_LINE_BYTES_MAX: Final = 64 * KIB
 """A line of the list of points: a point of 60 disks has 12 KiB."""

@@ -246,3 +246,16 @@ class DiskAmbiguous(HomewardError):
     remedy = "name it with --disk UUID"
     item: str
     disks: str
+
+
+class SlotsTaken(HomewardError):
+    """The master target has as many disks as it may have."""
+
+    code = "HW-MT-048"
+    what = "the master target has no slot left for {wanted} more disks"
+    found = "{attached} of {most} disks in use"
+    expected = "at most {most} disks of all machines together at any one time (R050)"
+    remedy = "wait until a reprotect or failback is done, or use another master target"
+    wanted: int
+    attached: int
+    most: int

@@ -11,9 +11,11 @@ from pathlib import Path
 from disks.disk import Format
 from drcore.clock import SystemClock
 from drcore.secret import read_key_file
+from masttarget import volume
 from masttarget.adapters.files import LocalStore
 from masttarget.adapters.listen import Listener, listen
 from masttarget.adapters.retention_files import RetentionFiles
+from masttarget.adapters.volumes import volume_of
 from masttarget.config import MasttargetConfig
 from masttarget.errors import ConfigRefused
 from masttarget.ports import Log, TargetStore
@@ -40,6 +42,8 @@ class Master:
         self._idle = threading.Event()
         retention = None
         if config.retention is not None:
+            if config.retention_own_volume:
+                volume.check(volume_of(config.retention, config))
             policy = Policy(config.retention_seconds)
             retention = Retention(RetentionFiles(config.retention), clock, policy, log)
         self._listener = Listener(listening or listen(config.host, config.port), shared, clock)

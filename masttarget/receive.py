@@ -8,11 +8,12 @@ from uuid import UUID
 
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX
+from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX, MASTTARGET_DISKS_MAX
 from drcore.secret import Secret
 from masttarget.commit import Acknowledge
 from masttarget.config import DiskConfig
 from masttarget.errors import Diverged, Fenced, Stopping, UnknownDisk, UnknownItem
+from masttarget.errors_retention import SlotsTaken
 from masttarget.opening import OpenDisk, open_disk
 from masttarget.points import Kind, PointDisk
 from masttarget.ports import Log, RandomBytes, TargetStore
@@ -240,6 +241,7 @@ class Reception:
         with self._lock:
             if self._stopping.is_set():
                 raise Stopping()
+            self._check_slots({offer.disk for offer in hello.disks})
             secret = digest_secret(self._shared, hello.item).reveal()
             disks = [self._disk(offer.disk, offer.size, secret) for offer in hello.disks]
             newest = max(disk.record.generation for disk in disks)
@@ -280,6 +282,12 @@ class Reception:
         session.begin_scan(threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True))
         self._log("session began", peer=link.peer, item=hello.item.hex(), session=number)
         return session
+
+    def _check_slots(self, wanted: set[bytes]) -> None:
+        """There is a slot for each disk (R050). Errors: `SlotsTaken` (HW-MT-048), before anything has changed."""
+        more = wanted - set(self._open)
+        if len(self._open) + len(more) > MASTTARGET_DISKS_MAX:
+            raise SlotsTaken(wanted=len(more), attached=len(self._open), most=MASTTARGET_DISKS_MAX)
 
     def _disk(self, disk: bytes, size: int, secret: bytes) -> OpenDisk:
         """The disk, open; one that is still open from a session that broke off goes on as it is."""

@@ -313,25 +313,30 @@ class ItemRetention:
         if not isinstance(error, RetentionFull):
             raise error
         self._impatient.clear()
-        while True:
-            with self.changing():
-                before = self.store.free_bytes()
-                self._forget()  # what somebody else dropped
-                if self.store.free_bytes() > before:
-                    return
-                if self._drop_oldest() and self.store.free_bytes() > before:
-                    return
-                if not self.critical:
-                    self.critical = True
-                    self._log(
-                        "retention volume full: the cycle waits", item=self.item.hex(), state="critical"
-                    )
+        while not self._gain():
+            if not self.critical:
+                self.critical = True
+                self._log("retention volume full: the cycle waits", item=self.item.hex(), state="critical")
             if self._impatient.wait(ROOM_POLL_SECONDS):
                 raise error
-            if self.store.free_bytes() > max(error.wanted, before):
-                self.critical = False
-                self._log("retention volume has room again: the cycle goes on", item=self.item.hex())
-                return
+            if self.store.free_bytes() >= error.wanted:
+                break
+        if self.critical:
+            self.critical = False
+            self._log("retention volume has room again: the cycle goes on", item=self.item.hex())
+
+    def _gain(self) -> bool:
+        """Whether there is more room than before: what somebody dropped, or the oldest point, is gone."""
+        before = self.store.free_bytes()
+        with (
+            suppress(RetentionFull),
+            self.changing(),
+        ):  # so full that not even that can be noted: somebody else's bytes
+            self._forget()
+            return self.store.free_bytes() > before or (
+                self._drop_oldest() and self.store.free_bytes() > before
+            )
+        return False
 
     def interrupt(self) -> None:
         """Who waits for room gives up: a newer session, or the end, is at the door."""

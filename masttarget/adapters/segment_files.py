@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from drcore.errors import HomewardError
+from drcore.limits import RETENTION_RESERVE_BYTES
 from masttarget.errors_retention import RetentionBusy, RetentionFailed, RetentionFull
 from masttarget.segments import Head
 
@@ -40,8 +42,14 @@ class SegmentFiles:
         except OSError as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> RetentionFailed:
+    def _failed(self, error: OSError, wanted: int = RETENTION_RESERVE_BYTES) -> HomewardError:
+        if error.errno in _FULL:
+            return RetentionFull(path=self.path, free=self._free(), wanted=wanted)
         return RetentionFailed(path=self.path, reason=error.strerror or str(error))
+
+    def _free(self) -> int:
+        found = os.statvfs(self._path)
+        return found.f_bavail * found.f_frsize
 
     def _name(self, number: int) -> Path:
         return self._path / f"{number:08d}.undo"
@@ -82,6 +90,10 @@ class SegmentFiles:
 
     def append(self, data: memoryview) -> None:
         at = self._end
+        with self._failing():
+            free = self._free()
+        if free < len(data) + RETENTION_RESERVE_BYTES:  # what gives points up has to be written, too
+            raise RetentionFull(path=self.path, free=free, wanted=len(data) + RETENTION_RESERVE_BYTES)
         try:
             while data:
                 done = os.pwrite(self._descriptor, data, at)
@@ -89,12 +101,7 @@ class SegmentFiles:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._end)  # half a record would hide what comes after it
-            if error.errno not in _FULL:
-                raise self._failed(error) from error
-            room = os.statvfs(self._path)
-            raise RetentionFull(
-                path=self.path, free=room.f_bavail * room.f_frsize, wanted=len(data)
-            ) from error
+            raise self._failed(error, len(data)) from error
         self._end = at
 
     def flush(self) -> None:

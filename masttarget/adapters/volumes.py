@@ -1,0 +1,76 @@
+"""The facts about volumes of this machine: proc(5) mountinfo, statvfs(3)."""
+
+import os
+from pathlib import Path
+
+from masttarget.config import MasttargetConfig
+from masttarget.errors_retention import RetentionRefused
+from masttarget.volume import Volume
+
+
+def volume_of(path: Path, config: MasttargetConfig) -> Volume:
+    """The volume that the directory lies on. Errors: `RetentionRefused` (HW-MT-038) where there is no directory."""
+    if not path.is_dir():
+        raise RetentionRefused(path=str(path), reason="no directory is there: nothing is mounted (R065)")
+    status = path.stat()
+    room = os.statvfs(path)
+    mount_point, kind = _mounted(path)
+    return Volume(
+        path=str(path),
+        mount_point=mount_point,
+        kind=kind,
+        device=status.st_dev,
+        read_only=bool(room.f_flag & os.ST_RDONLY),
+        writable=os.access(path, os.W_OK),
+        capacity_bytes=room.f_blocks * room.f_frsize,
+        installation=Path(__file__).stat().st_dev,
+        caches=(_existing(config.state_directory).stat().st_dev,),
+        targets=tuple(_target_device(disk.path) for disk in config.disks),
+    )
+
+
+def candidates(config: MasttargetConfig) -> list[Volume]:
+    """All mounted volumes of this machine with a device or a memory of their own, as of now (R073, R074)."""
+    found = {}
+    for mount_point, kind in _mounts():
+        path = Path(mount_point)
+        try:
+            if kind not in ("proc", "sysfs", "devtmpfs", "cgroup2", "devpts", "mqueue") and path.is_dir():
+                volume = volume_of(path, config)
+                found[volume.device] = volume
+        except OSError:
+            continue  # a mount that we may not look into
+    return list(found.values())
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _target_device(path: Path) -> int:
+    if path.is_block_device():
+        return path.stat().st_rdev
+    return _existing(path).stat().st_dev
+
+
+def _mounts() -> list[tuple[str, str]]:
+    """(mount point, kind of file system), in the order of mounting."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split(" ")[4].encode().decode("unicode_escape")
+        found.append((point, after.split(" ")[0]))
+    return found
+
+
+def _mounted(path: Path) -> tuple[str, str]:
+    """The mount point above the path that was mounted last, and its kind."""
+    whole = os.path.realpath(path)
+    best = ("/", "")
+    for point, kind in _mounts():
+        inside = whole == point or whole.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best

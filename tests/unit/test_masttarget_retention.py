@@ -1,0 +1,270 @@
+"""An item's points: choosing, keeping, giving up; the volume that they lie on; the slots of a master target."""
+
+import random
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from drcore.limits import MASTTARGET_DISKS_MAX
+from drcore.units import BLOCK_BYTES
+from masttarget import volume
+from masttarget.adapters.retention_files import ListFile, RetentionFiles
+from masttarget.adapters.volumes import candidates, volume_of
+from masttarget.config import MasttargetConfig
+from masttarget.errors_retention import (
+    ClockBackwards,
+    LastPoint,
+    PointInUse,
+    PointsDamaged,
+    PointUnknown,
+    RetentionFull,
+    RetentionRefused,
+    SlotsTaken,
+)
+from masttarget.points import Kind, Point, PointDisk, Points
+from masttarget.receive import Reception
+from masttarget.retention import ItemRetention, Policy, Retention, Step, prunable
+from masttarget.undo import Identity
+from tests.conftest import MountPoint
+from tests.fault.media import MemoryDisk
+from tests.unit.test_masttarget_undo import Hands
+
+ITEM, DISK = b"i" * 16, b"d" * 16
+HOUR = 3600.0
+MIB = 1 << 20
+
+
+def item_of(folder: Path, clock: Hands, policy: Policy | None = None) -> ItemRetention:
+    store = RetentionFiles(folder / "retention")
+    return Retention(store, clock, policy or Policy(), lambda event, /, **facts: None).item(ITEM)
+
+
+def a_point(sequence: int, time_s: float, kind: Kind = Kind.CRASH_CONSISTENT) -> Point:
+    return Point(f"{sequence:032x}", sequence, int(time_s * 1000), kind, (PointDisk(DISK.hex(), 1),))
+
+
+def test_a_day_of_points_every_five_minutes_keeps_the_window_and_finds_in_few_steps(tmp_path: Path) -> None:
+    clock = Hands()
+    item = item_of(tmp_path, clock)
+    disk = MemoryDisk(40 * BLOCK_BYTES)
+    journal = item.open_disk(
+        Identity(ITEM, DISK, disk.size), disk.read, seeding=False, durable=(0, 0), void=False
+    )
+    item.begin([DISK])
+    for number in range(2 * 288):
+        journal.before_overwrite(number % 40, 1)
+        disk.write(number % 40 * BLOCK_BYTES, memoryview(b"%d" % number))
+        clock.time += 300
+        item.publish(number.to_bytes(16, "big"), Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), disk.size)])
+    assert len(item.points) in (288, 289)
+    steps = [0]
+
+    class Counting(list[int]):
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            steps[0] += 1
+            return super().__getitem__(index)
+
+    item.points._times = Counting(item.points._times)
+    for point in list(item.points):
+        found = item.points.at(point.time_ms)
+        assert found is point
+    assert steps[0] <= 12 * len(item.points), "bisection, not a walk"
+    again = item_of(tmp_path, clock)
+    assert [point.id for point in again.points] == [point.id for point in item.points]
+    item.close_disk(DISK)
+
+
+def test_choices_are_those_of_a_failover() -> None:
+    points = Points(ListFile(Path("/nonexistent/points")), ITEM.hex())
+    for point in (
+        a_point(1, 1000, Kind.AS_FOUND),
+        a_point(2, 2000),
+        a_point(3, 3000, Kind.APP_CONSISTENT),
+        a_point(4, 4000),
+        a_point(5, 5000, Kind.BEFORE_ROLLBACK),
+    ):
+        points._add(point)
+
+    def chosen(words: str) -> int:
+        return points.choose(words).sequence
+
+    assert chosen("latest") == chosen("latest-processed") == 4
+    assert chosen("latest-app-consistent") == 3
+    assert chosen("5") == 5
+    assert chosen(f"{4:032x}") == 4
+    assert chosen("1970-01-01T00:50:00Z") == 3
+    assert chosen("1970-01-01T00:49:59+00:00") == 2
+    for words in ("1970-01-01T00:20:00Z", "yesterday", "99", ""):
+        with pytest.raises(PointUnknown):
+            points.choose(words)
+
+
+def test_the_window_goes_first_but_never_the_last_good_point() -> None:
+    old = [a_point(1, 0, Kind.AS_FOUND), a_point(2, 10), a_point(3, 20, Kind.BEFORE_ROLLBACK)]
+    assert [one.sequence for one in prunable(old, int(100 * HOUR * 1000), Policy())] == [1]
+    young = [a_point(number, number * HOUR) for number in range(1, 30)]
+    assert [one.sequence for one in prunable(young, int(29 * HOUR * 1000), Policy())] == [1, 2, 3, 4]
+
+
+def test_a_ladder_thins_what_is_older(tmp_path: Path) -> None:
+    points = [a_point(number, number * 300.0) for number in range(1, 289)]
+    policy = Policy(24 * HOUR, (Step(2 * HOUR, HOUR), Step(12 * HOUR, 4 * HOUR)))
+    gone = {one.sequence for one in prunable(points, 288 * 300_000, policy)}
+    kept = [one for one in points if one.sequence not in gone]
+    newest = [one for one in kept if one.time_ms >= 22 * HOUR * 1000]
+    assert len(newest) == 25, "the last two hours stay whole"
+    assert 12 <= len(kept) - len(newest) <= 16
+    again = {one.sequence for one in prunable(kept, 288 * 300_000, policy)}
+    assert again == set(), "a ladder is climbed once"
+
+
+def test_a_list_is_damaged_or_torn(tmp_path: Path) -> None:
+    clock = Hands()
+    item = item_of(tmp_path, clock)
+    item.begin([])
+    for number in range(4):
+        item.publish(bytes([number]) * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)])
+    path = next((tmp_path / "retention").rglob("points"))
+    good = path.read_bytes()
+    path.write_bytes(good[:-5])
+    assert len(item_of(tmp_path, clock).points) == 3, "a torn line was never answered"
+    for at in (40, len(good) // 2):
+        bad = bytearray(good)
+        bad[at] ^= 1
+        path.write_bytes(bad)
+        points = Points(ListFile(path), ITEM.hex())
+        with pytest.raises(PointsDamaged) as caught:
+            points.load()
+        assert caught.value.offset <= at
+        assert len(points) < 4
+    path.write_bytes(b"")
+    points = Points(ListFile(path), ITEM.hex())
+    points.add(a_point(1, 2000))
+    points.add(a_point(2, 1000))
+    late = Points(ListFile(path), ITEM.hex())
+    with pytest.raises(ClockBackwards):
+        late.load()
+    assert len(late) == 1
+
+
+def test_the_last_good_point_and_one_in_use_stay(tmp_path: Path) -> None:
+    item = item_of(tmp_path, Hands())
+    for number in range(3):
+        item.publish(bytes([number]) * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)])
+    points = list(item.points)
+    with item.store.hold(ITEM, points[0].id), pytest.raises(PointInUse):
+        item.drop(points[:1])
+    item.drop(points[:2])
+    with pytest.raises(LastPoint):
+        item.drop(points[2:])
+    item.drop(points[2:], last=True)
+    assert len(item.points) == 0
+
+
+def test_a_full_volume_costs_the_oldest_points_then_makes_the_cycle_wait_and_goes_on_by_itself(
+    tmp_path: Path, mount_point: MountPoint, dice: random.Random
+) -> None:
+    point = mount_point("tmpfs", 4 * MIB)
+    clock = Hands()
+    item = item_of(point, clock)
+    disk = MemoryDisk(100 * BLOCK_BYTES)
+    for block in range(100):
+        disk.write(block * BLOCK_BYTES, memoryview(dice.randbytes(BLOCK_BYTES)))
+    journal = item.open_disk(
+        Identity(ITEM, DISK, disk.size), disk.read, seeding=False, durable=(0, 0), void=False
+    )
+    journal._segment_bytes = 256 * 1024
+    item.begin([DISK])
+    for number in range(8):  # 1.25 MiB each
+        journal.before_overwrite(number * 10, 20)
+        clock.time += 300
+        item.publish(bytes([number]) * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), disk.size)])
+    assert 1 <= len(item.points) <= 4
+    assert item.points.latest is not None
+    assert item.points.latest.sequence == 9
+
+    item.drop(list(item.points)[:-1])
+    ballast = point / "ballast"
+    ballast.write_bytes(bytes(max(0, item.store.free_bytes() - 300 * 1024)))
+    waiting = threading.Thread(target=journal.before_overwrite, args=(0, 30), daemon=True)
+    waiting.start()
+    waiting.join(1.5)
+    assert waiting.is_alive()
+    assert item.critical
+    assert len(item.points) == 1
+    ballast.unlink()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert not item.critical
+    assert journal.has(0, 0xFFFF) == 0xFFFF
+    item.close_disk(DISK)
+
+
+def test_who_waits_for_room_gives_up_when_a_newer_session_comes(tmp_path: Path) -> None:
+    item = item_of(tmp_path, Hands())
+    failures: list[RetentionFull] = []
+    full = RetentionFull(path="x", free=0, wanted=1 << 62)
+
+    def wait() -> None:
+        try:
+            item.make_room(full)
+        except RetentionFull as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    item.interrupt()
+    waiting.join(10)
+    assert failures == [full]
+
+
+def settings(folder: Path) -> MasttargetConfig:
+    return MasttargetConfig("127.0.0.1", 0, folder / "key", folder / "state")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "tmpfs"])
+def test_a_volume_of_its_own_is_taken(kind: str, tmp_path: Path, mount_point: MountPoint) -> None:
+    point = mount_point(kind, 16 * MIB)
+    found = volume_of(point, settings(tmp_path))
+    assert (found.mount_point, found.kind) == (str(point), kind)
+    assert any(one.mount_point == str(point) for one in candidates(settings(tmp_path)))
+    volume.check(found)
+
+
+def test_a_volume_that_is_used_otherwise_is_refused_with_every_reason(
+    tmp_path: Path, mount_point: MountPoint
+) -> None:
+    point = mount_point("ext4", 16 * MIB)
+    good = volume_of(point, settings(tmp_path))
+    assert volume.obstacles(good) == []
+    for changed, requirement in (
+        (replace(good, mount_point="/"), "R065"),
+        (replace(good, targets=(good.device,)), "R067"),
+        (replace(good, read_only=True), "R068"),
+        (replace(good, caches=(good.device,)), "R069"),
+        (replace(good, installation=good.device), "R069"),
+        (replace(good, kind="vfat"), "R070"),
+        (replace(good, capacity_bytes=0), "R071"),
+    ):
+        with pytest.raises(RetentionRefused, match=requirement):
+            volume.check(changed)
+    with pytest.raises(RetentionRefused, match="R065"):
+        volume_of(tmp_path / "nothing", settings(tmp_path))
+    subprocess.run(["mount", "-o", "remount,ro", point], check=True)
+    assert any("R068" in reason for reason in volume.obstacles(volume_of(point, settings(tmp_path))))
+    inside = MasttargetConfig("127.0.0.1", 0, tmp_path / "key", point)
+    assert any("R069" in reason for reason in volume.obstacles(volume_of(point, inside)))
+
+
+def test_the_sixty_first_disk_is_refused_before_anything_changes() -> None:
+    reception = Reception.__new__(Reception)
+    reception._open = dict.fromkeys(bytes([n]) * 16 for n in range(MASTTARGET_DISKS_MAX - 1))  # type: ignore[arg-type]
+    reception._check_slots({b"x" * 16, b"\0" * 16})
+    with pytest.raises(SlotsTaken) as caught:
+        reception._check_slots({b"x" * 16, b"y" * 16})
+    assert (caught.value.attached, caught.value.wanted, caught.value.most) == (59, 2, 60)
+    assert "another master target" in str(caught.value)
