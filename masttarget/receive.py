@@ -466,7 +466,9 @@ class Reception:
         session.wait_for_scan()
         for disk in session.disks:
             disk.commit.settle()
-        if any(disk.target.mismatched for disk in session.disks):
+        # What was asked for again may have come over other lanes since the agent counted: it has to count anew.
+        ahead = any(got > total.frames for got, total in zip(session.frames, commit.disks, strict=True))
+        if ahead or any(disk.target.mismatched for disk in session.disks):
             link.send(SESSION_STREAM, Unsettled())
             return
         for index, (disk, total) in enumerate(zip(session.disks, commit.disks, strict=True)):

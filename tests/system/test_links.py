@@ -16,6 +16,7 @@ from benchmarks.links import lab
 from benchmarks.links.transfer import send
 from tests.system.command import ended, judge, start, wait_until, write_sparse
 from tests.system.roles import Pair, Site
+from wireproto.messages import DiskTotals
 
 MIB = 1024 * 1024
 
@@ -60,6 +61,26 @@ def test_lanes_come_and_go_while_everything_arrives(
     assert len(ScriptedCount.reached) >= 3, "lanes came and went"
     told = [event for event, _ in site.log]
     assert told[:2] == ["session began", "point published"], "no lane was missed before"
+
+
+def test_frames_that_arrive_after_the_agent_counted_make_it_count_anew(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent again overtakes the commit where it takes another lane; here the first count lacks one frame."""
+    counted: list[DiskTotals] = []
+
+    def early(frames: int, plain_bytes: int, root: bytes) -> DiskTotals:
+        counted.append(DiskTotals(frames - (not counted), plain_bytes, root))
+        return counted[-1]
+
+    monkeypatch.setattr(sync, "DiskTotals", early)
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(3 * MIB))
+    site = Site(tmp_path, Pair(source, tmp_path / "target.raw", create="raw"))
+    with site.listening() as port:
+        site.sync(port)
+        site.settled()
+    judge(tmp_path / "target.raw", "raw", source)
+    assert [total.frames - counted[0].frames for total in counted] == [0, 1]
 
 
 def test_a_hangup_has_the_bandwidth_read_again_while_lanes_send(tmp_path: Path, dice: random.Random) -> None:
