@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from disks.digestmap import DigestMap
-from disks.disk import Disk
+from disks.disk import Disk, Format
 from masttarget.config import DiskConfig
 from masttarget.elsewhere import Rooms
 from masttarget.journal import Journal
@@ -25,8 +25,8 @@ class TargetStore(Protocol):
         """A new target of `size` bytes in the configured format. Errors: those of `disks.create`."""
         ...
 
-    def remove(self, disk: DiskConfig) -> None:
-        """The files of the target, which homeward created, are gone. Errors: `JournalFailed` (HW-MT-013)."""
+    def remove(self, disk: DiskConfig, kind: Format) -> None:
+        """The files of the target, which homeward created, are gone, and no other. Errors: `JournalFailed`."""
         ...
 
     def identity(self, disk: Disk) -> dict[str, str]:

@@ -8,7 +8,7 @@ from masttarget.errors_retention import NothingToUndo
 from masttarget.going_back import go_back
 from masttarget.journal import CycleRecord
 from masttarget.opening import describe, same_disk
-from masttarget.points import Point
+from masttarget.points import Kind, Point
 from masttarget.ports import TargetStore
 from masttarget.retention import ItemRetention
 from masttarget.rollback import OnBytes
@@ -54,13 +54,23 @@ def take_back(
 
 
 def _before(item: ItemRetention, record: CycleRecord) -> Point | None:
-    """The point at which the last cycle began."""
-    points = list(item.points)
+    """The point at which the last cycle began; the same one for whoever takes back again what was broken off.
+
+    What a taking back makes on its way (the state that it found, the old point anew) is none to go back to.
+    """
     if item.points.rollback is not None:
         return item.points.by_sequence(item.points.rollback["to"])
-    if record.published:
-        return points[-2] if len(points) > 1 else None
-    return points[-1] if points else None
+    points = [point for point in item.points if point.kind is not Kind.BEFORE_ROLLBACK]
+    if record.published and points and _original(item, points[-1]) is points[-1]:
+        points.pop()
+    return _original(item, points[-1]) if points else None
+
+
+def _original(item: ItemRetention, point: Point) -> Point:
+    """The point whose content this one has, where both are there: then a taking back ended before it had tidied up."""
+    while point.base_cycle >= 0 and (base := item.points.by_sequence(point.base_cycle)) is not None:
+        point = base
+    return point
 
 
 def _remove_created(config: DiskConfig, record: CycleRecord, store: TargetStore) -> None:
@@ -77,6 +87,6 @@ def _remove_created(config: DiskConfig, record: CycleRecord, store: TargetStore)
                 adopted_identity=describe(record.identity),
                 journal=store.journal(config).path,
             )
-        store.remove(config)
+        store.remove(config, disk.format)
     finally:
         disk.close()

@@ -10,6 +10,9 @@ from disks import catalogue
 from disks.digestmap import DigestMap
 from disks.disk import Disk, Format
 from disks.image import Image
+from disks.layout import Malformed
+from disks.vmdk_layout import decode_descriptor
+from drcore.limits import DESCRIPTOR_BYTES_MAX
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.adapters.saved_file import SavedFile
 from masttarget.config import DiskConfig
@@ -17,6 +20,14 @@ from masttarget.errors import JournalFailed, OtherFormat
 
 _EXTENT: Final = re.compile(r"-(flat|[sf]\d{3,})")
 """What a VMDK's extents add to the name of their descriptor."""
+_NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux
+_DESCRIBED: Final = (
+    Format.VMDK_MONOLITHIC_FLAT,
+    Format.VMDK_VMFS,
+    Format.VMDK_TWO_GB_SPARSE,
+    Format.VMDK_TWO_GB_FLAT,
+)
+"""Formats of several files."""
 
 
 class LocalStore:
@@ -44,11 +55,13 @@ class LocalStore:
     def create_at(self, path: Path, kind: str, size: int) -> Disk:
         return catalogue.create(path, Format(kind), size)
 
-    def remove(self, disk: DiskConfig) -> None:
+    def remove(self, disk: DiskConfig, kind: Format) -> None:
         try:
-            for path in disk.path.parent.glob(f"{glob.escape(disk.path.stem)}-*{disk.path.suffix}"):
+            # Only what a descriptor names is its own: a raw disk's neighbours may be called as extents are.
+            names = _extents(disk.path.read_bytes()) if kind in _DESCRIBED else ()
+            for path in (disk.path.with_name(name) for name in names):
                 if _EXTENT.fullmatch(path.stem.removeprefix(disk.path.stem)):
-                    path.unlink()
+                    path.unlink(missing_ok=True)
             disk.path.unlink()
         except OSError as error:
             raise JournalFailed(path=str(disk.path), reason=error.strerror or str(error)) from error
@@ -67,9 +80,13 @@ class LocalStore:
     def file_marks(self, disk: DiskConfig) -> tuple[tuple[int, int, int], ...]:
         if not disk.path.is_file():
             return ()
-        # A VMDK descriptor's extents are named after it and lie beside it.
-        extents = sorted(disk.path.parent.glob(f"{disk.path.stem}-*{disk.path.suffix}"))
-        found = [path.stat() for path in (disk.path, *extents)]
+        # A VMDK descriptor's extents lie beside it, named after it unless somebody has renamed one of them.
+        extents = {*disk.path.parent.glob(f"{glob.escape(disk.path.stem)}-*{glob.escape(disk.path.suffix)}")}
+        if disk.path.stat().st_size <= DESCRIPTOR_BYTES_MAX:
+            named = (disk.path.with_name(name) for name in _extents(disk.path.read_bytes()))
+            extents |= {path for path in named if path.is_file()}
+        extents.discard(disk.path)
+        found = [path.stat() for path in (disk.path, *sorted(extents))]
         return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
 
     def change_mark(self, disk: Disk) -> str:
@@ -89,6 +106,19 @@ class LocalStore:
             return DigestMap(size, directory)
         except OSError as error:
             raise JournalFailed(path=str(directory), reason=error.strerror or str(error)) from error
+
+
+def _extents(descriptor: bytes) -> tuple[str, ...]:
+    """The plain names of extents in a VMDK's descriptor; none where it is none."""
+    try:
+        lines = decode_descriptor(descriptor, 0).extents
+    except Malformed:
+        return ()
+    return tuple(line.name for line in lines if _is_plain(line.name))
+
+
+def _is_plain(name: str) -> bool:
+    return name != "" and Path(name).name == name and len(os.fsencode(name)) <= _NAME_BYTES_MAX
 
 
 def _with_words(fingerprint: str | None, words: str) -> str:

@@ -2,10 +2,18 @@
 
 import random
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from homeward.points import undo_sync
+from masttarget.adapters.journal_directory import JournalDirectory
+from masttarget.adapters.retention_files import RetentionFiles
+from masttarget.errors_retention import NothingToUndo
+from masttarget.points import Points
 from tests.system.command import (
     changed,
     homeward,
@@ -77,14 +85,16 @@ def test_a_broken_sync_is_taken_back_and_goes_on_if_it_is_not(tmp_path: Path, di
 def test_a_target_that_a_broken_sync_created_goes_with_it(tmp_path: Path, dice: random.Random) -> None:
     source = write_sparse(tmp_path / "source.raw", dice.randbytes(24 * MIB))
     target = tmp_path / "target.raw"
-    other = write_sparse(tmp_path / "target-flat2.raw", b"not ours")
+    others = [
+        write_sparse(tmp_path / f"target-{name}.raw", b"not ours") for name in ("flat2", "flat", "s001")
+    ]
     process = start("sync", source, target, "--create", "raw", "--json", "--bandwidth", "8M")
     record = target.with_name("target.raw.homeward") / "applied"
     interrupted(process, lambda: record.exists() and record.stat().st_size > 1000)
     assert homeward("sync", "--undo", target, "--json").answer()["removed"] is True
     assert not target.exists()
     assert left_beside(target) == []
-    assert other.exists()
+    assert all(other.exists() for other in others)
 
 
 def test_a_target_that_was_changed_since_is_not_taken_back(tmp_path: Path, dice: random.Random) -> None:
@@ -111,3 +121,70 @@ def test_the_way_back_is_given_up_only_where_there_is_one(tmp_path: Path, dice: 
     assert homeward("sync", source, target).code == 0
     assert left_beside(target) == [], "equal disks leave nothing to take back"
     homeward("sync", source, target, "--undo", "--json").refused("HW-HOME-001")
+
+
+STEPS = (
+    (Points, ("add", "note_rollback", "drop")),
+    (JournalDirectory, ("store", "remove")),
+    (RetentionFiles, ("remove",)),
+)
+"""What is made durable while a sync is taken back, beside blocks."""
+
+
+class Killed(BaseException):
+    """What a kill leaves is what was durable before; nothing may tidy up for it."""
+
+
+def killed_before(step: int, target: Path, patch: pytest.MonkeyPatch) -> bool:
+    """Whether taking back came to its step so-and-so, and no farther."""
+    left = step
+
+    def counted(verb: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                raise Killed
+            return verb(*arguments, **named)
+
+        return call
+
+    with patch.context() as within:
+        for kind, names in STEPS:
+            for name in names:
+                within.setattr(kind, name, counted(getattr(kind, name)))
+        try:
+            undo_sync(target, None, target.parent, as_json=True)
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("before", ["one sync", "two syncs", "broken sync"])
+def test_taking_back_goes_on_after_a_kill_at_any_step(
+    before: str, tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, middle = dice.randbytes(MIB), dice.randbytes(MIB)
+    for step in range(1, 20):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        target = write_sparse(folder / "target.raw", old)
+        source = write_sparse(folder / "source.raw", middle)
+        if before != "broken sync":
+            assert homeward("sync", source, target).code == 0
+        expected = old
+        if before == "two syncs":
+            expected = middle
+            assert homeward("sync", write_sparse(source, dice.randbytes(MIB)), target).code == 0
+        if before == "broken sync":
+            process = start("sync", source, target, "--json", "--bandwidth", "2M")
+            record = folder / "target.raw.homeward" / "applied"
+            interrupted(process, lambda r=record: r.exists() and r.stat().st_size > 100)
+        if not killed_before(step, target, monkeypatch):
+            assert target.read_bytes() == expected
+            assert step > 3
+            return
+        with suppress(NothingToUndo):  # killed when nothing but the last record was left
+            undo_sync(target, None, target.parent, as_json=True)
+        assert target.read_bytes() == expected, f"killed before step {step}"
+    raise AssertionError
