@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from disks.layout import Malformed
+from disks.magic import QCOW2
 from drcore.limits import DISK_BYTES_MAX, QCOW2_TABLE_BYTES_MAX
 
-MAGIC: Final = b"QFI\xfb"
 HEADER_BYTES: Final = 104
 """A version 3 header; version 2 has the first 72."""
 CLUSTER_BITS_MIN: Final = 9
@@ -89,8 +89,8 @@ def decode_header(raw: bytes) -> Header:
         magic, version, name_at, name_length, bits, size, encryption, l1_entries, l1, refcounts, refcount_clusters,
         snapshots, snapshot_table,
     ) = _HEADER.unpack_from(raw)  # fmt: skip
-    if magic != MAGIC:
-        raise Malformed("the header", 0, repr(bytes(magic)), repr(MAGIC))
+    if magic != QCOW2:
+        raise Malformed("the header", 0, repr(bytes(magic)), repr(QCOW2))
     if version not in (2, 3):
         raise Malformed("the header's version", 4, str(version), "2 or 3")
     if not CLUSTER_BITS_MIN <= bits <= CLUSTER_BITS_MAX:

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from disks import qcow2_layout, vhd_layout, vmdk_delta_layout, vmdk_layout
+from disks import magic, vhd_layout, vmdk_layout
 from disks.backing import Access, Backing
 from disks.disk import Format
 from disks.errors import FormatContradicted, FormatNotSupported, FormatUnknown, ImageDamaged, OpenFailed
 from disks.errors_vmdk import ExtentNamed, RawLooksLikeContainer
 from disks.layout import Malformed
 from disks.opening import open_backing
-from disks.vhdx_file import load as load_vhdx
-from disks.vhdx_layout import FILE_IDENTIFIER
 from drcore.limits import DESCRIPTOR_BYTES_MAX
 
 RAW_SUFFIXES: Final = (".raw", ".img")
@@ -32,9 +30,9 @@ EMBEDDED: Final = (Format.VMDK_MONOLITHIC_SPARSE, Format.VMDK_STREAM_OPTIMIZED)
 CONTAINERS: Final = (
     (vmdk_layout.MAGIC, "the header of a sparse VMDK", ".vmdk"),
     (vmdk_layout.DESCRIPTOR_START, "a VMDK's descriptor", ".vmdk"),
-    (qcow2_layout.MAGIC, "the header of a qcow2", ".qcow2"),
+    (magic.QCOW2, "the header of a qcow2", ".qcow2"),
     (vhd_layout.COOKIE, "the header of a dynamic VHD", ".vhd"),
-    (b"vhdxfile", "the header of a VHDX", ".vhdx"),
+    (magic.VHDX, "the header of a VHDX", ".vhdx"),
 )
 """How images begin: magic number, in words, the suffix that goes with it."""
 FORMATS: Final = ", ".join(kind.value for kind in Format)
@@ -122,8 +120,8 @@ def disguised(path: str | Path) -> RawLooksLikeContainer | None:
         start = backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES))
     finally:
         backing.close()
-    for magic, words, suffix in CONTAINERS:
-        if start.startswith(magic):
+    for start_bytes, words, suffix in CONTAINERS:
+        if start.startswith(start_bytes):
             return RawLooksLikeContainer(path=str(path), seen=words, suffix=suffix)
     return None
 
@@ -139,13 +137,13 @@ def look(backing: Backing) -> Seen:
     start = backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES))
     if start.startswith(vmdk_layout.MAGIC) and len(start) == vmdk_layout.HEADER_BYTES:
         return _sparse(backing, start)
-    if start.startswith(FILE_IDENTIFIER):
+    if start.startswith(magic.VHDX):
         return _vhdx(backing)
     if start.startswith(vmdk_layout.ESX_MAGIC):
         return Seen(None, "the header of a vmfsSparse extent", family=".vmdk", extent=True)
-    if start.startswith(vmdk_delta_layout.SE_MAGIC):
+    if start.startswith(magic.SE_SPARSE):
         return Seen(None, "the header of an seSparse extent", family=".vmdk", extent=True)
-    if start.startswith(qcow2_layout.MAGIC):
+    if start.startswith(magic.QCOW2):
         return Seen(Format.QCOW2, "the header of a qcow2", family=".qcow2")
     if start.startswith(vmdk_layout.DESCRIPTOR_START):
         return _text(backing, start)
@@ -217,8 +215,10 @@ def _vhd_copy(start: bytes) -> Seen:
 
 
 def _vhdx(backing: Backing) -> Seen:
+    from disks.vhdx_file import load  # here: its modules take as long to import as all others together
+
     try:
-        metadata = load_vhdx(backing).metadata
+        metadata = load(backing).metadata
     except Malformed as error:
         raise damaged(backing, error) from error
     if metadata.has_parent:

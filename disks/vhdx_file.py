@@ -8,12 +8,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from disks import vhdx_log
+from disks import magic, vhdx_log
 from disks.backing import Backing, zero_memory
 from disks.layout import Malformed
 from disks.vhdx_layout import (
     BAT_REGION,
-    FILE_IDENTIFIER,
     HEAD_BYTES,
     HEADER_BYTES,
     HEADERS_AT,
@@ -90,9 +89,9 @@ def load(backing: Backing) -> Structures:
         raise Malformed("the header section", 0, f"a file of {backing.size} bytes", f"at least {HEAD_BYTES}")
     if backing.size > VHDX_FILE_BYTES_MAX:
         raise Malformed("the file", 0, f"{backing.size} bytes", f"at most {VHDX_FILE_BYTES_MAX}")
-    signature = backing.read_bytes(0, len(FILE_IDENTIFIER))
-    if signature != FILE_IDENTIFIER:
-        raise Malformed("the file identifier", 0, repr(signature), repr(FILE_IDENTIFIER))
+    signature = backing.read_bytes(0, len(magic.VHDX))
+    if signature != magic.VHDX:
+        raise Malformed("the file identifier", 0, repr(signature), repr(magic.VHDX))
     header, slot = _current_header(backing)
     replay = _log(backing, header)
     seen = Replayed(backing, replay) if replay is not None and replay.patches else backing

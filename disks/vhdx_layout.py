@@ -12,12 +12,12 @@ from enum import IntEnum
 from typing import Final
 
 from _native.crc32c import crc32c
+from disks import magic
 from disks.layout import Malformed
 from drcore.limits import DISK_BYTES_MAX, KIB, MIB
 
 ALIGNMENT: Final = MIB
 """Regions, the log and blocks begin at whole megabytes, and so does the end of the file (2.1)."""
-FILE_IDENTIFIER: Final = b"vhdxfile"
 CREATOR: Final = "homeward"
 HEADERS_AT: Final = (64 * KIB, 128 * KIB)
 HEADER_BYTES: Final = 4 * KIB
@@ -159,7 +159,7 @@ def check_sum(raw: bytes, structure: str, offset: int) -> None:
 
 def encode_identifier() -> bytes:
     """The file type identifier (2.2.1), without the zeroes behind."""
-    return FILE_IDENTIFIER + CREATOR.encode("utf-16-le")
+    return magic.VHDX + CREATOR.encode("utf-16-le")
 
 
 def decode_header(raw: bytes, offset: int) -> Header:

@@ -23,7 +23,6 @@ COWD_GRAIN_SECTORS_MAX: Final = 2048
 _COWD: Final = struct.Struct("<4s7I")
 COWD_UNCLEAN_AT: Final = 1648
 
-SE_MAGIC: Final = struct.pack("<Q", 0xCAFEBABE)
 SE_HEADER_BYTES: Final = 512
 SE_VERSION: Final = 0x0000000200000001
 SE_GRAIN_SECTORS: Final = 8

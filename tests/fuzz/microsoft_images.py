@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from disks import catalogue, vhdx_layout, vhdx_log
+from disks import catalogue, magic, vhdx_layout, vhdx_log
 from disks.catalogue import check
 from disks.disk import Format
 from drcore.errors import HomewardError
@@ -173,7 +173,7 @@ def _sealed(file: File) -> File:
     raw = bytearray(min(file.size, 4 * MIB) if vhdx_layout.HEADERS_AT[0] in file.pages else file.size)
     for at, page in file.pages.items():
         raw[at : at + PAGE] = page[: max(0, len(raw) - at)]
-    (vhdx_images.seal if raw.startswith(vhdx_layout.FILE_IDENTIFIER) else hostile.seal)(raw)
+    (vhdx_images.seal if raw.startswith(magic.VHDX) else hostile.seal)(raw)
     places = [at for at in file.pages if at < len(raw)]
     return File(file.size, file.pages | {at: bytes(raw[at : at + PAGE]) for at in places}, file.hot)
 
