@@ -133,8 +133,8 @@ class Agent:
             blob = open_page_blob(config.url, self._config.blob_ca_file, self._clock)
             return blob, lambda: blob.change_mark or ""
         assert config.path is not None
-        mark = LocalMark(config.path)
-        return catalogue.open_source(config.path, config.format), mark
+        disk = catalogue.open_source(config.path, config.format)
+        return disk, LocalMark(disk.files)
 
     def _open(self, stack: ExitStack, index: int) -> SyncDisk:
         config = self._config.disks[index]

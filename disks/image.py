@@ -1,4 +1,4 @@
-"""What every disk of this room has beside the verbs: its path, its UUID, its change mark; and runs of a file."""
+"""What every disk of this room has beside the verbs: its files, its UUID, its change mark; and runs of a file."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +17,11 @@ class Image(Disk, Protocol):
     @property
     def path(self) -> Path:
         """The absolute path of the file or device; of a descriptor and its extents: the descriptor's."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file or device that the disk consists of, `path` first: extents and parents too; none of a blob."""
         ...
 
     @property

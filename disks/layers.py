@@ -42,6 +42,11 @@ class Layer(Protocol):
         """Bytes of the virtual disk; a layer above may be longer."""
         ...
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image's own file and those that it names as its extents."""
+        ...
+
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
         """What the layer holds of the range, ascending, covering it exactly. The range lies within `size`."""
         ...
@@ -90,6 +95,10 @@ class LayeredDisk:
     @property
     def path(self) -> Path:
         return self._about.path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file for layer in self._layers for file in layer.files)
 
     @property
     def disk_uuid(self) -> str | None:

@@ -36,6 +36,10 @@ class LinearDisk:
         return self._backing.path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._backing.path,)
+
+    @property
     def disk_uuid(self) -> str | None:
         return None
 

@@ -97,6 +97,10 @@ class PageBlobDisk:
         return Path(self._blob.name)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
     def disk_uuid(self) -> str | None:
         return None
 

@@ -12,6 +12,7 @@ import zlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from disks import qcow2_layout as layout
@@ -55,6 +56,10 @@ class Qcow2Layer:
     @property
     def size(self) -> int:
         return self.header.size
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.backing.path,)
 
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
         end = offset + length
@@ -266,6 +271,10 @@ class RawLayer:
     @property
     def size(self) -> int:
         return self._backing.size
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._backing.path,)
 
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
         at, end = offset, offset + length

@@ -140,6 +140,10 @@ class DynamicVhd:
         return self._backing.path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._backing.path,)
+
+    @property
     def disk_uuid(self) -> str | None:
         return None
 

@@ -13,6 +13,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from disks import vhd
@@ -69,6 +70,10 @@ class DifferencingVhd(DynamicVhd):
         self._parent = parent
         self._bits: dict[int, bytearray] = {}
         """Bitmaps that are not on the medium as they are here. `_completed` names those that the next flush writes."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path, *self._parent.files)
 
     def read(self, offset: int, into: memoryview) -> None:
         check_range(self, offset, len(into))

@@ -129,6 +129,10 @@ class Vhdx:
         return self._backing.path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._backing.path,)
+
+    @property
     def disk_uuid(self) -> str | None:
         return None
 

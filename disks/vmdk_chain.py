@@ -6,6 +6,7 @@ another one, and both together are no disk any more.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from disks import vmdk_flat, vmdk_layout, vmdk_sparse, vmdk_split
@@ -48,6 +49,10 @@ class FlatLayer:
     def size(self) -> int:
         return self._size
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._backing.path,)
+
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
         at, end = offset, offset + length
         for start, count in self._backing.data_runs(self._start + offset, length):
@@ -72,6 +77,10 @@ class ZeroLayer:
     def __init__(self, line: ExtentLine) -> None:
         self.size = line.sectors * SECTOR
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
         yield Piece(offset, length, Held.ZERO)
 
@@ -95,6 +104,10 @@ class SpannedLayer:
     @property
     def size(self) -> int:
         return self._starts[-1]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._descriptor.path, *(file for part in self.parts for file in part.files))
 
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
         end = offset + length

@@ -38,6 +38,10 @@ class FlatVmdk(LinearDisk):
         return self._descriptor.path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._descriptor.path, self._backing.path)
+
+    @property
     def disk_uuid(self) -> str | None:
         return self._stored.descriptor.disk_uuid
 

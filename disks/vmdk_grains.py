@@ -12,6 +12,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from disks import vmdk_delta_layout, vmdk_layout, vmdk_stream_layout
@@ -63,6 +64,10 @@ class GrainLayer:
     @property
     def size(self) -> int:
         return self.grains.capacity * SECTOR
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.backing.path,)
 
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
         grain, entries = self._bytes, self.grains.table_entries

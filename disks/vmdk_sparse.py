@@ -116,6 +116,10 @@ class SparseVmdk:
         return self._backing.path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._backing.path,)
+
+    @property
     def disk_uuid(self) -> str | None:
         return self._stored.descriptor.disk_uuid
 

@@ -79,6 +79,10 @@ class SplitVmdk:
         return self._descriptor.path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path, *(file for part in self._parts for file in part.files))
+
+    @property
     def disk_uuid(self) -> str | None:
         return self._stored.descriptor.disk_uuid
 

@@ -111,7 +111,7 @@ def _open(
             adopted_identity=describe(record.identity) if record is not None else "none",
             journal=journal.path,
         )
-    closed, marks = record.closed, store.file_marks(config)
+    closed, marks = record.closed, store.file_marks(disk)
     if (
         closed is not None
         and marks

@@ -85,7 +85,7 @@ class OpenDisk:
         try:
             if self.record.published and not self._remembered():
                 self.journal.remove()
-            elif sound and (files := store.file_marks(self.config)):
+            elif sound and (files := store.file_marks(self.target.disk)):
                 # A finished sync is remembered to be taken back, not to be gone on with.
                 finished = self.record.published and not self.config.keep_record
                 root = "" if finished else self.journal.keep_map(self.target.digests.windows())
@@ -170,7 +170,7 @@ def _keep_undo(
 ) -> None:
     """What the disk's writes overwrite is kept from now on. Errors: those of opening a retention journal."""
     closed = record.closed
-    here = (store.file_marks(config), store.change_mark(target.disk))
+    here = (store.file_marks(target.disk), store.change_mark(target.disk))
     undo = retention.open_disk(
         Identity(config.item.bytes, config.disk.bytes, target.data_bytes),
         target.disk.read,
@@ -289,7 +289,7 @@ def _remember(
     if closed is None:
         target.claim(run for frame in journal.read_applied(config.disk.bytes) for run in frame.runs)
         return
-    if (store.file_marks(config), store.change_mark(target.disk)) != (closed.files, closed.change_mark):
+    if (store.file_marks(target.disk), store.change_mark(target.disk)) != (closed.files, closed.change_mark):
         return
     pieces = journal.kept_map(closed.map_root)
     if pieces is None:

@@ -33,8 +33,8 @@ class TargetStore(Protocol):
         """What tells this disk from others, for the identity record and for people."""
         ...
 
-    def file_marks(self, disk: DiskConfig) -> tuple[tuple[int, int, int], ...]:
-        """(inode, size, modification time in ns) of each of the files; empty for a device, which has none of it."""
+    def file_marks(self, disk: Disk) -> tuple[tuple[int, int, int], ...]:
+        """(inode, size, modification time in ns) of each file of a disk, open or closed; empty for a device."""
         ...
 
     def change_mark(self, disk: Disk) -> str:

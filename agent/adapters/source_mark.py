@@ -2,22 +2,26 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 
 class LocalMark:
-    """See `agent.ports.SourceMark`. Files: size and times; devices: the sectors written since the machine started."""
+    """See `agent.ports.SourceMark`. Files: size and times; devices: the sectors written since the machine started.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    `files` are all that the source consists of, extents and parents included.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = tuple(files)
 
     def __call__(self) -> str:
-        status = self._path.stat()
+        return "; ".join(self._one(path, path.stat()) for path in self._files)
+
+    def _one(self, path: Path, status: os.stat_result) -> str:
         if stat.S_ISBLK(status.st_mode):
             return self._device(status.st_rdev)
-        # A VMDK descriptor's extents are named after it and lie beside it.
-        extents = sorted(self._path.parent.glob(f"{self._path.stem}-*{self._path.suffix}"))
-        return "; ".join(self._file(path) for path in (self._path, *extents))
+        return f"{path.name}: {status.st_size} bytes, modified {status.st_mtime_ns} ns, changed {status.st_ctime_ns} ns"
 
     def _device(self, number: int) -> str:
         try:
@@ -25,7 +29,3 @@ class LocalMark:
             return f"{int(text.split()[6])} sectors written"
         except (OSError, ValueError, IndexError):
             return ""
-
-    def _file(self, path: Path) -> str:
-        status = path.stat()
-        return f"{path.name}: {status.st_size} bytes, modified {status.st_mtime_ns} ns, changed {status.st_ctime_ns} ns"

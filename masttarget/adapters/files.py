@@ -1,6 +1,5 @@
 """Where target disks, journals and digest maps are on this machine."""
 
-import glob
 import os
 import re
 from pathlib import Path
@@ -12,7 +11,6 @@ from disks.disk import Disk, Format
 from disks.image import Image
 from disks.layout import Malformed
 from disks.vmdk_layout import decode_descriptor
-from drcore.limits import DESCRIPTOR_BYTES_MAX
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.adapters.saved_file import SavedFile
 from masttarget.config import DiskConfig
@@ -77,17 +75,12 @@ class LocalStore:
             "file systems": _with_words(found.file_system_fingerprint, "; ".join(found.file_systems)),
         }
 
-    def file_marks(self, disk: DiskConfig) -> tuple[tuple[int, int, int], ...]:
-        if not disk.path.is_file():
+    def file_marks(self, disk: Disk) -> tuple[tuple[int, int, int], ...]:
+        assert isinstance(disk, Image)
+        files = disk.files
+        if not all(path.is_file() for path in files):
             return ()
-        # A VMDK descriptor's extents lie beside it, named after it unless somebody has renamed one of them.
-        extents = {*disk.path.parent.glob(f"{glob.escape(disk.path.stem)}-*{glob.escape(disk.path.suffix)}")}
-        if disk.path.stat().st_size <= DESCRIPTOR_BYTES_MAX:
-            named = (disk.path.with_name(name) for name in _extents(disk.path.read_bytes()))
-            extents |= {path for path in named if path.is_file()}
-        extents.discard(disk.path)
-        found = [path.stat() for path in (disk.path, *sorted(extents))]
-        return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
+        return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in map(Path.stat, files))
 
     def change_mark(self, disk: Disk) -> str:
         assert isinstance(disk, Image)

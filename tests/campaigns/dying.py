@@ -96,6 +96,9 @@ class DyingStore(LocalStore):
     def identity(self, disk: Any) -> Any:
         return super().identity(disk.inner)
 
+    def file_marks(self, disk: Any) -> Any:
+        return super().file_marks(disk.inner)
+
     def change_mark(self, disk: Any) -> str:
         return super().change_mark(disk.inner)
 

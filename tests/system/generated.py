@@ -43,6 +43,7 @@ class GeneratedDisk:
     disk_uuid = None
     change_mark = None
     path = Path("/generated")
+    files = ()
     _template = hashlib.shake_256(b"template").digest(BLOCK_BYTES)
 
     def __init__(self, size: int, run: int, stride: int, stale: int = 0) -> None:
@@ -123,7 +124,7 @@ class GeneratedStore(LocalStore):
     def identity(self, disk: Disk) -> dict[str, str]:
         return {"uuid": "none", "path": "generated", "size": str(disk.size)}
 
-    def file_marks(self, disk: DiskConfig) -> tuple[tuple[int, int, int], ...]:
+    def file_marks(self, disk: Disk) -> tuple[tuple[int, int, int], ...]:
         return ()
 
     def change_mark(self, disk: Disk) -> str:
