@@ -85,7 +85,10 @@ class Stopped(HomewardError):
     what = "stopped"
     found = "an interrupt"
     expected = "a run to its end"
-    remedy = "run the same command again: it goes on where it stopped"
+    remedy = (
+        "run the same command again: a sync in place goes on where it stopped; one that writes a streamOptimized VMDK, "
+        "a comparison or a proof begins anew"
+    )
 
 
 class NeverSettled(HomewardError):
