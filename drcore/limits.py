@@ -165,6 +165,12 @@ UNDO_FLUSH_BYTES: Final = 4 * MIB
 """Undo records that wait for no one are flushed after so much, so that the write that needs them need not wait."""
 RETENTION_SECONDS: Final = 24 * 3600
 """The failback policy keeps every point for so long (R137)."""
+RPO_SECONDS: Final = 15 * 60.0
+"""The failback policy's RPO threshold (R137): it only alerts."""
+PROGRESS_SECONDS: Final = 10.0
+"""Between two words of a disk's progress in the log: a person that watches sees it move, a day is 8,640 lines."""
+RATE_WINDOW_SECONDS: Final = 30.0
+"""A disk's rate is that of the last half minute: longer than any flush, shorter than an operator's patience."""
 RETENTION_RESERVE_BYTES: Final = 256 * KIB
 """Room on the retention volume that no undo record takes: giving a point up writes a line and a head first."""
 POINTS_LINE_BYTES_MAX: Final = 64 * KIB

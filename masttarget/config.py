@@ -1,11 +1,12 @@
 """The master target's settings, read once from a TOML file. docs/configuration.md describes every key."""
 
+import ipaddress
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drcore.limits import RETENTION_SECONDS
+from drcore.limits import RETENTION_SECONDS, RPO_SECONDS
 from drcore.settings import SettingsError, Table
 from masttarget.errors import ConfigRefused
 
@@ -43,6 +44,10 @@ class MasttargetConfig:
     retention_own_volume: bool = True
     """Whether that has to be a volume of its own (R065 to R071)."""
     retention_seconds: float = RETENTION_SECONDS
+    rpo_seconds: float | None = None
+    """From which lag on somebody is told; None: nobody watches (a sync that runs once)."""
+    metrics: tuple[str, int] | None = None
+    """Host and port of this machine where Prometheus may ask."""
 
 
 def load(path: Path) -> MasttargetConfig:
@@ -67,6 +72,7 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     retention = role.path("retention", NO_PATH)
     own_volume = role.flag("retention_own_volume", default=True)
     hours = role.number("retention_hours", RETENTION_SECONDS // 3600, 1, 24 * 366)
+    metrics = _loopback(role) if role.has("metrics") else None
     role.end()
     disks = tuple(_disk(table, state, keep_record) for table in top.tables("disk"))
     top.end()
@@ -75,7 +81,23 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     if len({disk.path for disk in disks}) != len(disks):
         raise SettingsError("two [[disk]] tables have the same path")
     where = None if retention == NO_PATH else retention
-    return MasttargetConfig(host, port, key_file, state, disks, where, own_volume, hours * 3600.0)
+    return MasttargetConfig(
+        host, port, key_file, state, disks, where, own_volume, hours * 3600.0, RPO_SECONDS, metrics
+    )
+
+
+def _loopback(role: Table) -> tuple[str, int]:
+    """An address that only this machine reaches: whoever may ask for metrics is not asked who they are."""
+    host, port = role.address("metrics")
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise SettingsError(
+            f"[masttarget] metrics has to be a port of this machine (127.0.0.1, [::1]), not {host!r}"
+        )
+    return host, port
 
 
 def _disk(table: Table, state: Path, keep_record: bool) -> DiskConfig:

@@ -6,10 +6,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from disks.disk import Format
 from drcore.clock import SystemClock
+from drcore.errors import HomewardError
+from drcore.limits import PROGRESS_SECONDS
 from drcore.secret import read_key_file
 from masttarget import volume
 from masttarget.adapters.files import LocalStore
@@ -18,6 +21,7 @@ from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.adapters.volumes import volume_of
 from masttarget.config import MasttargetConfig
 from masttarget.errors import ConfigRefused
+from masttarget.health import Watch, recall
 from masttarget.ports import Log, TargetStore
 from masttarget.receive import Reception
 from masttarget.retention import Policy, Retention
@@ -57,6 +61,38 @@ class Master:
             self._session_ended,
             retention,
         )
+        self._closing = ExitStack()
+        if config.rpo_seconds is not None:
+            self._watch(config, config.rpo_seconds, clock, retention)
+
+    def _watch(
+        self, config: MasttargetConfig, rpo_seconds: float, clock: SystemClock, retention: Retention | None
+    ) -> None:
+        """Somebody is told how every disk is doing: the log, and Prometheus where the settings name a port."""
+        meters = self._reception.meters.values()
+        for item in {disk.item for disk in config.disks}:
+            with suppress(HomewardError):  # the item's own session tells what is wrong with its list
+                if retention is not None:
+                    recall((one for one in meters if one.item == item.hex), retention.item(item.bytes).points)
+        watch = Watch(meters, clock, self._log, rpo_seconds)
+        if config.metrics is not None:
+            from masttarget.adapters.metrics import (
+                MetricsPort,
+            )  # here: its library is large, and few ask for it
+
+            port = MetricsPort(watch, *config.metrics)
+            self._closing.callback(port.close)
+            self._log("metrics", url=f"http://{config.metrics[0]}:{port.port}/metrics")
+        over = threading.Event()
+
+        def tell() -> None:
+            while not over.wait(PROGRESS_SECONDS):
+                watch.tell()
+
+        thread = threading.Thread(target=tell, name="health", daemon=True)
+        thread.start()
+        self._closing.callback(thread.join)
+        self._closing.callback(over.set)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -68,6 +104,7 @@ class Master:
         self._once = once
         self._listener.run(self._reception.serve)
         self._reception.stop(self._listener.join)
+        self._closing.close()
         self._log("stopped")
 
     def stop(self) -> None:

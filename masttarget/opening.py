@@ -58,6 +58,14 @@ class OpenDisk:
         self.target.take_over(session)
         self.commit.settle()
 
+    def backlog_blocks(self) -> int:
+        """Blocks that were found to differ and have not come yet."""
+        return self.target.due.left
+
+    def waits(self) -> bool:
+        """Whether the cycle waits for room on the retention volume."""
+        return self.retention is not None and self.retention.critical
+
     def publish(self, point: bytes) -> None:
         """The point is durable."""
         self.record = replace(self.record, published=point.hex())

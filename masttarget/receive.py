@@ -14,6 +14,7 @@ from masttarget.commit import Acknowledge
 from masttarget.config import DiskConfig
 from masttarget.errors import Diverged, Fenced, Stopping, UnknownDisk, UnknownItem
 from masttarget.errors_retention import SlotsTaken
+from masttarget.health import Meter
 from masttarget.opening import OpenDisk, open_disk
 from masttarget.points import Kind, PointDisk
 from masttarget.ports import Log, RandomBytes, TargetStore
@@ -142,6 +143,7 @@ class Reception:
         self._retention = retention
         self._configs = {disk.disk.bytes: disk for disk in disks}
         self._items = {disk.item.bytes for disk in disks}
+        self.meters = {disk.disk.bytes: Meter(disk.item.hex, disk.disk.hex) for disk in disks}
         self._shared = shared
         self._store = store
         self._clock = clock
@@ -264,6 +266,7 @@ class Reception:
                 number, hello.generation, link, hello.disks, disks, [link], [0] * len(disks), [0] * len(disks)
             )
             self._sessions[hello.item] = session
+            self._measure(session)
             published = self._published.get(hello.item, bytes(16))
         if older is not None:
             older.end(
@@ -282,6 +285,13 @@ class Reception:
         session.begin_scan(threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True))
         self._log("session began", peer=link.peer, item=hello.item.hex(), session=number)
         return session
+
+    def _measure(self, session: Session) -> None:
+        """The meters of the session's disks show what goes on in it."""
+        for disk in session.disks:
+            meter = self.meters[disk.config.disk.bytes]
+            meter.begin(session.number, disk.target.data_bytes, disk.backlog_blocks)
+            meter.waits = disk.waits
 
     def _check_slots(self, wanted: set[bytes]) -> None:
         """There is a slot for each disk (R050). Errors: `SlotsTaken` (HW-MT-048), before anything has changed."""
@@ -314,6 +324,7 @@ class Reception:
 
     def _failed(self, disk: bytes, error: HomewardError) -> None:
         """The sessions that write to a disk that has failed are told and over."""
+        self.meters[disk].failure = error.code
         for session in list(self._sessions.values()):
             if any(one.config.disk.bytes == disk for one in session.disks):
                 self._log("disk failed", disk_id=disk.hex(), code=error.code, error=str(error))
@@ -338,6 +349,8 @@ class Reception:
 
     def _ended(self, session: Session) -> None:
         session.wait_for_readers()
+        for disk in session.disks:
+            self.meters[disk.config.disk.bytes].end(session.number)
         with self._lock:
             for item, current in list(self._sessions.items()):
                 if current is session:
@@ -355,15 +368,20 @@ class Reception:
     def _scan(self, session: Session) -> None:
         """The agent knows the digest of every region of every disk."""
 
-        def on_bytes(_: int) -> None:
+        meter = self.meters[session.disks[0].config.disk.bytes]
+
+        def on_bytes(position: int) -> None:
+            meter.compared_bytes = position
             if session.ended:
                 raise Stopping()
 
         try:
             for stream, disk in enumerate(session.disks, start=1):
+                meter = self.meters[disk.config.disk.bytes]
                 for run in disk.target.scanned(on_bytes):
                     digests = EMPTY if run.digest is None else memoryview(run.digest)
                     session.primary.send(stream, Scanned(run.first, run.count, digests))
+                meter.compared_bytes = disk.target.data_bytes
                 if disk.target.lost:
                     self._log(
                         "acknowledged blocks were lost by the medium",
@@ -456,6 +474,10 @@ class Reception:
             session.primary.send(event.stream, Mismatch(tuple(applied.mismatched)))
         disk.commit.add(session.number, event.stream, event.sequence, applied, acknowledge)
         session.count(event.stream - 1, event.plain_bytes)
+        with session.arrived:
+            meter = self.meters[disk.config.disk.bytes]
+            meter.received_bytes += event.plain_bytes
+            meter.written_bytes += applied.written_bytes
 
     def _commit(self, link: Link, session: Session, commit: Commit) -> None:
         """The point is published, or the agent knows what is still due. Errors: `Diverged` (HW-MT-009)."""
@@ -508,6 +530,8 @@ def part(link: Link, error: HomewardError) -> None:
         link.close()
         return
     # Before anything is sent: a peer that reads nothing holds the pipe, and closing it frees whoever waits there.
+            disk.target.due.settle()
+            self.meters[disk.config.disk.bytes].publish(commit.point.hex(), self._clock.now())
     timer = threading.Timer(PARTING_SECONDS, link.close)
     timer.daemon = True
     timer.start()

@@ -25,6 +25,7 @@ from drcore.units import (
     bit_runs,
     parts,
 )
+from masttarget.due import Due
 from masttarget.elsewhere import Elsewhere, Found, Rooms, Watched
 from masttarget.errors import BlockRefused, DataMalformed, Fenced
 from masttarget.undo import Undo
@@ -72,6 +73,7 @@ class TargetDisk:
         self._doubted = False
         self.lock = threading.Lock()
         self.session = 0
+        self.due = Due(self.blocks, everything=empty)
         self.undo: Undo | None = None
         """Where old contents are kept before they are overwritten; None where nobody wants to go back."""
         self.mismatched: set[int] = set()
@@ -157,6 +159,9 @@ class TargetDisk:
         zero = compare.zeroes(own) & differing
         if asked.level != 1:
             return Differ(asked.level, asked.node, differing, zero, EMPTY)
+        if differing:
+            with self.lock:
+                self.due.add(first_block, differing)
         wanted = differing & ~zero & ~compare.zeroes(asked.digests)
         return Differ(1, asked.node, differing, zero, self._sectors(first_block, wanted, differing))
 
@@ -290,6 +295,7 @@ class TargetDisk:
         with self.lock:
             self.session = session
             self.mismatched.clear()
+            self.due = Due(self.blocks, everything=self._pristine)
             self._forget()
 
     def _guard(self, session: int, generation: int) -> None:
@@ -380,6 +386,7 @@ class TargetDisk:
         self.digests.write(first, digests)
         count = len(digests) // DIGEST_BYTES
         applied.runs.append(AppliedRun(first, count, digests))
+        self.due.take(first, count)
         if self.mismatched:
             self.mismatched.difference_update(range(first, first + count))
 
@@ -399,6 +406,7 @@ class TargetDisk:
                 self.disk.zero(start, end - start)
                 self.digests.clear(first, count)
                 applied.runs.append(AppliedRun(first, count, b""))
+                self.due.take(first, count)
                 applied.written_bytes += end - start
                 if self.mismatched:
                     self.mismatched.difference_update(range(first, first + count))
