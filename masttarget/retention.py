@@ -127,6 +127,8 @@ class ItemRetention:
         self._seeding: set[bytes] = set()
         self._predicted = 0
         self._impatient = threading.Event()
+        self._due: Point | None = None
+        """A point whose notes were begun and that is not in the list yet: something failed in between."""
         self.critical = False
         self._depth = 0
         self.points = Points(store.points(item), item.hex())
@@ -164,6 +166,8 @@ class ItemRetention:
             if self._knows(identity.disk) and (void or seeding):
                 self._log("points given up: a target was changed outside", item=self.item.hex())
                 self.points.drop([point.sequence for point in self.points], "changed outside")
+            if void or seeding:
+                self._due = None
             journal = UndoJournal(
                 self.store.segments(self.item, identity.disk), identity, read, self._clock, self.make_room
             )
@@ -201,14 +205,19 @@ class ItemRetention:
     def begin(self, disks: Iterable[bytes]) -> None:
         """There is a point to go back to for each of the disks that is not being seeded; room was looked for."""
         with self.changing():
+            self._impatient.clear()  # not before: whoever waits for a lock may still be of the older session
+            if self._due is not None:
+                self._end_cycle(self._due)
             wanted = [self._undo[disk] for disk in disks if disk not in self._seeding]
             latest = self.points.latest
-            known = {one.disk for one in latest.disks} if latest is not None else set()
-            if any(journal.identity.disk.hex() not in known for journal in wanted):
-                found = {one.disk: one for one in latest.disks} if latest is not None else {}
-                for journal in wanted:
-                    name = journal.identity.disk.hex()
-                    found.setdefault(name, PointDisk(name, journal.identity.data_bytes))
+            found = {one.disk: one for one in latest.disks} if latest is not None else {}
+            before = dict(found)
+            for journal in wanted:
+                name, size = journal.identity.disk.hex(), journal.identity.data_bytes
+                if name not in found or found[name].data_bytes != size:
+                    # Of another size than the point has, it would not be gone back to as a whole.
+                    found[name] = PointDisk(name, size)
+            if found != before:
                 self._stand(self._new_id(), Kind.AS_FOUND, tuple(found.values()))
             if self.points.rollback is not None:  # the next comparison finds what it left half done
                 self.points.note_rollback("left", to=self.points.rollback["to"])
@@ -238,19 +247,26 @@ class ItemRetention:
         if now_ms < self.points.last_time_ms:
             self._log("the clock went back", found_ms=now_ms, expected_ms=self.points.last_time_ms)
             now_ms = self.points.last_time_ms
-        point = Point(name, self.cycle, now_ms, kind, disks, base_cycle)
+        point = self._due = Point(name, self.cycle, now_ms, kind, disks, base_cycle)
         used = [journal for journal in self._undo.values() if journal.used]
         for journal in used:
             journal.note({"event": "point", "point": point.encode()}, point.sequence)
         for journal in used:
             journal.flush()
-        self.points.add(point)
+        self._end_cycle(point)
+        return point
+
+    def _end_cycle(self, point: Point) -> None:
+        """The point is in the list, and every disk in the next cycle: no write may come between its note and that."""
+        if self.points.last_sequence < point.sequence:
+            self.points.add(point)
         for disk, journal in self._undo.items():
             journal.begin_cycle(self.cycle)
             journal.active = disk not in self._seeding
+        self._due = None
+        for journal in self._undo.values():
             if journal.used:
                 journal.store_head()
-        return point
 
     # Room
 
@@ -312,7 +328,6 @@ class ItemRetention:
         """There may be room now. Errors: the given one, when it is about something else or nobody may wait longer."""
         if not isinstance(error, RetentionFull):
             raise error
-        self._impatient.clear()
         while not self._gain():
             if not self.critical:
                 self.critical = True
@@ -339,7 +354,7 @@ class ItemRetention:
         return False
 
     def interrupt(self) -> None:
-        """Who waits for room gives up: a newer session, or the end, is at the door."""
+        """Who waits for room gives up, now and until the next session: that, or the end, is at the door."""
         self._impatient.set()
 
     # The end

@@ -12,7 +12,7 @@ from typing import Final
 from _native import undo
 from disks.disk import Disk, Extent, ExtentKind, Format
 from drcore.buffers import buffer
-from drcore.units import BLOCK_BYTES, SPAN_BLOCKS, SPAN_BYTES, ByteCount, ByteOffset, parts
+from drcore.units import BLOCK_BYTES, SPAN_BLOCKS, SPAN_BYTES, ByteCount, ByteOffset, bit_runs, parts
 from masttarget.errors_retention import SegmentDamaged
 from masttarget.segments import (
     CYCLE_MAX,
@@ -27,6 +27,9 @@ from masttarget.undo import Identity
 
 _RECORD_BYTES_MAX: Final = undo.HEADER_BYTES + BLOCK_BYTES
 _ZEROES: Final = bytes(SPAN_BLOCKS * 8)
+_READ_BYTES: Final = 1 << 20
+"""How far apart the first and the last record of one read may begin: one read is cheaper than many, and stays in the
+cache of a core."""
 
 
 class PointView:
@@ -47,6 +50,7 @@ class PointView:
         self._blocks = parts(identity.data_bytes, BLOCK_BYTES)
         self._places = memoryview(mmap.mmap(-1, max(self._blocks, 1) * 8)).cast("Q")
         self._block = buffer(BLOCK_BYTES)
+        self._edge = buffer(BLOCK_BYTES)
         self._tail = (0, 0)
         self._load()
 
@@ -93,39 +97,97 @@ class PointView:
             return 0
         return sum(1 << index for index, place in enumerate(places) if place)
 
-    def old_content(self, block: int, into: memoryview) -> None:
-        """`into`, of the block's size, holds what the journal has of it. Errors: `SegmentDamaged`."""
-        segment, offset = placed(self._places[block])
-        data = self._segments.read(segment, offset, _RECORD_BYTES_MAX)
+    def old_contents(self, first: int, bits: int, into: memoryview) -> None:
+        """`into`, which begins with block `first`, holds what the journal has of the blocks (bits). Errors: 030, 037.
+
+        Records that lie near each other are read at once, each is decoded once.
+        """
+        for run in self._runs(first, bits):
+            segment, begin = placed(self._places[run[0]])
+            _, last = placed(self._places[run[-1]])
+            data = self._segments.read(segment, begin, last - begin + _RECORD_BYTES_MAX)
+            for block in run:
+                offset = placed(self._places[block])[1]
+                low = (block - first) * BLOCK_BYTES
+                size = min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
+                self._decode(data, segment, begin, offset, block, into[low : low + size])
+
+    def _runs(self, first: int, bits: int) -> Iterator[list[int]]:
+        """The blocks, ascending, such that the records of each run lie in one read."""
+        run: list[int] = []
+        here = place = 0
+        while bits:
+            low = bits & -bits
+            bits ^= low
+            block = first + low.bit_length() - 1
+            previous, place = place, self._places[block]
+            # Of one segment: the places differ in their offsets alone, and no segment is so long as to hide that.
+            if run and not (previous <= place < here + _READ_BYTES and place >> 32 == here >> 32):
+                yield run
+                run = []
+            if not run:
+                here = place
+            run.append(block)
+        if run:
+            yield run
+
+    def _decode(
+        self, data: bytes, segment: int, begin: int, offset: int, block: int, into: memoryview
+    ) -> None:
+        """`into`, of the block's size, holds the content in the record at `offset`; `data` is from `begin` on."""
+        out = into if len(into) == BLOCK_BYTES else self._block
         try:
-            _, _, _, length, _ = undo.content(data, 0, into)
+            _, _, _, length, _ = undo.content(data, offset - begin, out)
         except ValueError as error:
             raise SegmentDamaged(
                 path=self._segments.path, segment=segment, offset=offset, reason=str(error)
             ) from error
         if length == 0:
             into[:] = bytes(len(into))
-        elif length != len(into):
+        elif length < len(into):
             reason = f"{length} bytes of block {block}, which has {len(into)}"
             raise SegmentDamaged(path=self._segments.path, segment=segment, offset=offset, reason=reason)
+        elif out is not into:  # perhaps more, where the source has grown since: the last block was cut then
+            into[:] = out[: len(into)]
 
     def read(self, offset: int, into: memoryview) -> None:
         """See `Disk`."""
-        length = len(into)
-        if not length:
+        if not len(into):
             return
-        first, end = offset // BLOCK_BYTES, parts(offset + length, BLOCK_BYTES)
+        end = offset + len(into)
         self._refresh()
-        if not all(self._places[first:end]):
-            self._disk.read(offset, into)
-            self._refresh()
-        for block in range(first, end):
-            if self._places[block]:
-                start = block * BLOCK_BYTES
-                size = min(BLOCK_BYTES, self.size - start)
-                self.old_content(block, self._block[:size])
-                low, high = max(start, offset), min(start + size, offset + length)
-                into[low - offset : high - offset] = self._block[low - start : high - start]
+        self._read_now(offset, into)
+        self._refresh()
+        for span in range(offset // SPAN_BYTES, parts(end, SPAN_BYTES)):
+            bits = self._bits(span) & _within(offset, end, span)
+            whole = bits & _within(parts(offset, BLOCK_BYTES) * BLOCK_BYTES, self._whole_end(end), span)
+            for start, count in bit_runs(whole):
+                first = span * SPAN_BLOCKS + start
+                self.old_contents(first, (1 << count) - 1, into[first * BLOCK_BYTES - offset :])
+            for start, count in bit_runs(bits & ~whole):
+                for block in range(span * SPAN_BLOCKS + start, span * SPAN_BLOCKS + start + count):
+                    self._read_edge(block, offset, into)
+
+    def _whole_end(self, end: int) -> int:
+        """Where the last block ends of which everything before `end` is wanted."""
+        return end if end == self.size else end // BLOCK_BYTES * BLOCK_BYTES
+
+    def _read_now(self, offset: int, into: memoryview) -> None:
+        """What the journal has nothing of is there, as the target holds it."""
+        end = offset + len(into)
+        for span in range(offset // SPAN_BYTES, parts(end, SPAN_BYTES)):
+            for start, count in bit_runs(_within(offset, end, span) & ~self._bits(span)):
+                low = max((span * SPAN_BLOCKS + start) * BLOCK_BYTES, offset)
+                high = min((span * SPAN_BLOCKS + start + count) * BLOCK_BYTES, end)
+                self._disk.read(low, into[low - offset : high - offset])
+
+    def _read_edge(self, block: int, offset: int, into: memoryview) -> None:
+        """A block of which only a part is wanted."""
+        start = block * BLOCK_BYTES
+        size = min(BLOCK_BYTES, self.size - start)
+        self.old_contents(block, 1, self._edge[:size])
+        low, high = max(start, offset), min(start + size, offset + len(into))
+        into[low - offset : high - offset] = self._edge[low - start : high - start]
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """See `Disk`; blocks that the journal has are data."""
@@ -157,3 +219,11 @@ class PointView:
 
     def close(self) -> None:
         """See `Disk`; the target is the caller's."""
+
+
+def _within(begin: int, end: int, span: int) -> int:
+    """The blocks (bits) of the span of which a byte lies in the range."""
+    start = span * SPAN_BLOCKS
+    low = min(max(begin // BLOCK_BYTES - start, 0), SPAN_BLOCKS)
+    high = min(max(parts(end, BLOCK_BYTES) - start, low), SPAN_BLOCKS)
+    return (1 << high) - (1 << low)

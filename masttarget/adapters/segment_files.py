@@ -28,6 +28,7 @@ class SegmentFiles:
         self._named = True
         self._guard = threading.Lock()
         self._owner = -1
+        self._flush_failure = ""
 
     @property
     def path(self) -> str:
@@ -73,9 +74,7 @@ class SegmentFiles:
         with self._guard, self._failing():
             if self._descriptor >= 0:
                 # Name and all, before the next one has a name: so only the last segment can ever be missing or torn.
-                os.fdatasync(self._descriptor)
-                if not self._named:
-                    sync_directory(self._path)
+                self._sync()
                 os.close(self._descriptor)
                 self._descriptor = -1
             if not self._path.is_dir():
@@ -108,10 +107,21 @@ class SegmentFiles:
         with self._guard, self._failing():
             if self._descriptor < 0:
                 return
-            named, self._named = self._named, True
-            os.fdatasync(self._descriptor)
-            if not named:
-                sync_directory(self._path)
+            self._sync()
+
+    def _sync(self) -> None:
+        """The current segment is durable, its name too. Final when it fails: a second flush would lie."""
+        try:
+            if not self._flush_failure:
+                os.fdatasync(self._descriptor)
+                if not self._named:
+                    sync_directory(self._path)
+                self._named = True
+                return
+        except OSError as error:
+            self._flush_failure = error.strerror or str(error)
+        # Never as a lack of room, which is waited for and tried again.
+        raise RetentionFailed(path=self.path, reason=f"not durable: {self._flush_failure}")
 
     def own(self) -> None:
         if self._owner >= 0 or not self._path.is_dir():

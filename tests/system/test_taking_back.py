@@ -188,3 +188,18 @@ def test_taking_back_goes_on_after_a_kill_at_any_step(
             undo_sync(target, None, target.parent, as_json=True)
         assert target.read_bytes() == expected, f"killed before step {step}"
     raise AssertionError
+
+
+def test_syncs_of_sources_of_other_sizes_are_taken_back_whole(tmp_path: Path, dice: random.Random) -> None:
+    old = dice.randbytes(3 * MIB)
+    target = write_sparse(tmp_path / "target.raw", old)
+    small, large = dice.randbytes(MIB + 4196), dice.randbytes(2 * MIB)
+    for number, content in enumerate((small, large)):
+        source = write_sparse(tmp_path / f"{number}.raw", content)
+        assert homeward("sync", source, target, "--allow-larger").code == 0
+    seen = []
+    while homeward("sync", "--undo", target, "--json").answer()["more"]:
+        seen.append(target.read_bytes())
+    assert seen[0] == small + old[len(small) :]
+    assert target.read_bytes() == old
+    assert left_beside(target) == []
