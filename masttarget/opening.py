@@ -52,10 +52,10 @@ class OpenDisk:
         """The session is durable as the disk's current one; older ones are fenced off and their writes over."""
         if self.commit.failure is not None:
             raise TargetFailed(path=str(self.config.path), reason=str(self.commit.failure))
+        self.target.take_over(session)  # first: an older session that is just publishing is done, or will not
         record = replace(self.record, generation=generation, session=session, closed=None)
         self.journal.store(record)
         self.record = record
-        self.target.take_over(session)
         self.commit.settle()
 
     def backlog_blocks(self) -> int:
@@ -81,10 +81,10 @@ class OpenDisk:
             self.retention.interrupt()
         self.target.take_over(NOBODY)  # gives back what was saved for references, too
         self.commit.stop()
-        if self.retention is not None:
-            self.retention.close_disk(self.config.disk.bytes)
         sound = self.commit.failure is None and self.target.known
         try:
+            if self.retention is not None:
+                self.retention.close_disk(self.config.disk.bytes)
             if sound and not self.record.published:  # what was published is durable
                 self.target.disk.flush()
             change_mark = store.change_mark(self.target.disk)

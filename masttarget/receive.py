@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -488,11 +488,26 @@ class Reception:
         session.wait_for_scan()
         for disk in session.disks:
             disk.commit.settle()
+        with ExitStack() as stack:
+            # What is published is what was judged: no frame and no newer session comes in between.
+            for disk in session.disks:
+                stack.enter_context(disk.target.lock)
+            answer = self._publish(session, commit)
+        link.send(SESSION_STREAM, answer)
+
+    def _publish(self, session: Session, commit: Commit) -> Published | Unsettled:
+        """See `_commit`; the disks' locks are held. Errors also: `Fenced`."""
+        if any(disk.target.session != session.number for disk in session.disks):
+            raise Fenced(
+                session=session.number,
+                generation=session.generation,
+                current_session=max(disk.target.session for disk in session.disks),
+                current_generation=max(disk.record.generation for disk in session.disks),
+            )
         # What was asked for again may have come over other lanes since the agent counted: it has to count anew.
         ahead = any(got > total.frames for got, total in zip(session.frames, commit.disks, strict=True))
         if ahead or any(disk.target.mismatched for disk in session.disks):
-            link.send(SESSION_STREAM, Unsettled())
-            return
+            return Unsettled()
         for index, (disk, total) in enumerate(zip(session.disks, commit.disks, strict=True)):
             root = disk.target.digests.root()
             counted = (session.frames[index], session.plain_bytes[index])
@@ -515,9 +530,11 @@ class Reception:
             self._retention.item(item).publish(commit.point, Kind.CRASH_CONSISTENT, disks)
         for disk in session.disks:
             disk.publish(commit.point)
+            disk.target.due.settle()
+            self.meters[disk.config.disk.bytes].publish(commit.point.hex(), self._clock.now())
         session.published = self._published[session.disks[0].config.item.bytes] = commit.point
         self._log("point published", session=session.number, point=commit.point.hex())
-        link.send(SESSION_STREAM, Published(commit.point))
+        return Published(commit.point)
 
 
 PARTING_SECONDS = 2.0
@@ -530,8 +547,6 @@ def part(link: Link, error: HomewardError) -> None:
         link.close()
         return
     # Before anything is sent: a peer that reads nothing holds the pipe, and closing it frees whoever waits there.
-            disk.target.due.settle()
-            self.meters[disk.config.disk.bytes].publish(commit.point.hex(), self._clock.now())
     timer = threading.Timer(PARTING_SECONDS, link.close)
     timer.daemon = True
     timer.start()
