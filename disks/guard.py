@@ -60,6 +60,16 @@ def refuse_used_target(descriptor: int, path: Path) -> None:
         raise DiskInUse(path=str(path), holder="a loop device shows it (losetup -a)", verb="has attached")
 
 
+def are_one(one: Path, other: Path) -> bool:
+    """Whether bytes of the one are bytes of the other: one file or device, a loop device over it, a partition in it.
+
+    Raises OSError where one of them is not there.
+    """
+    first, second = one.stat(), other.stat()
+    same = (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+    return same or not set(_devices(first)).isdisjoint(_devices(second))
+
+
 def refuse_read_only(descriptor: int, path: Path) -> None:
     """The device takes writes, or OpenFailed. The kernel lets a read-only device be opened for writing."""
     if not stat.S_ISBLK(os.fstat(descriptor).st_mode):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.config import AgentConfig, Compression, SourceConfig
 from agent.errors import MasttargetUnreachable
+from disks import guard
 from disks.disk import Format
 from drcore.errors import HomewardError
 from homeward.child import ForkedMasttarget
@@ -194,7 +195,7 @@ def _write(path: Path, data: bytes) -> None:
 def check_different(source: Path, target: Path) -> None:
     """Source and target are not one disk. Errors: `SameDisk` (HW-HOME-005)."""
     try:
-        same = source.samefile(target)
+        same = guard.are_one(source, target)
     except OSError:
         return
     if same:

@@ -64,6 +64,21 @@ def test_sizes_that_do_not_fit(tmp_path: Path, dice: random.Random) -> None:
         homeward("compare", source, target, "--json").refused("HW-AGENT-006")
 
 
+def test_a_loop_device_over_the_source_is_no_target(
+    tmp_path: Path, dice: random.Random, loop_device: LoopDevice
+) -> None:
+    raw = write_sparse(tmp_path / "source.raw", dice.randbytes(MIB))
+    container = tmp_path / "source.vmdk"
+    make_image(container, "vmdk-monolithicSparse", dice.randbytes(MIB))
+    os.truncate(container, 2 * MIB)
+    for source in (raw, container):
+        with untouched(source):
+            device = loop_device(source)
+            told = ("--adopt", "--allow-larger", "--state-directory", tmp_path / "state")
+            homeward("sync", source, device, *told).refused(SameDisk.code)
+            homeward("sync", device, source, *told).refused(SameDisk.code)
+
+
 def test_paths_that_are_not_there(tmp_path: Path, dice: random.Random) -> None:
     source, target = pair(tmp_path, dice)
     nothing = tmp_path / "nothing.raw"
