@@ -1,5 +1,6 @@
 """Going back, as the command line shows it: `sync --undo`, `sync --drop-undo`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from homeward import show
@@ -62,13 +63,26 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
 
 
 def drop_undo(target: Path, told: str | None, state: Path, *, as_json: bool) -> None:
-    """Nothing can be taken back any more, and the answer was shown."""
+    """Nothing can be taken back any more, and the answer was shown. Errors: `DiskInUse` while a sync runs."""
+    from disks.disk import Format
+    from disks.errors import DiskInUse
+    from drcore.errors import HomewardError
     from homeward.local import Workplace
+    from masttarget.adapters.files import LocalStore
     from masttarget.errors_retention import NothingToUndo
 
     place = Workplace(target, state)
-    if not place.drop_undo():
-        raise NothingToUndo(path=str(target), journal=str(place.path))
+    with ExitStack() as stack:
+        config = place.known(Format(told) if told else None)
+        try:
+            if config is not None:
+                stack.callback(LocalStore(place.path).open(config.disks[0]).close)
+        except DiskInUse:
+            raise
+        except HomewardError:
+            pass  # a target that is gone or broken is nobody's: what was kept for it can go
+        if not place.drop_undo():
+            raise NothingToUndo(path=str(target), journal=str(place.path))
     if as_json:
         show.answer_json({"dropped": True})
     else:

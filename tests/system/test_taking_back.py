@@ -16,6 +16,7 @@ from masttarget.errors_retention import NothingToUndo
 from masttarget.points import Points
 from tests.system.command import (
     changed,
+    ended,
     homeward,
     interrupted,
     judge,
@@ -23,6 +24,7 @@ from tests.system.command import (
     make_image,
     some_content,
     start,
+    wait_until,
     write_sparse,
 )
 
@@ -203,3 +205,16 @@ def test_syncs_of_sources_of_other_sizes_are_taken_back_whole(tmp_path: Path, di
     assert seen[0] == small + old[len(small) :]
     assert target.read_bytes() == old
     assert left_beside(target) == []
+
+
+def test_the_way_back_is_not_given_up_under_a_sync_that_runs(tmp_path: Path, dice: random.Random) -> None:
+    old = dice.randbytes(4 * MIB)
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(4 * MIB))
+    target = write_sparse(tmp_path / "target.raw", old)
+    process = start("sync", source, target, "--json", "--bandwidth", "2M")
+    record = tmp_path / "target.raw.homeward" / "applied"
+    wait_until(lambda: record.exists() and record.stat().st_size > 100)
+    homeward("sync", "--drop-undo", target, "--json").refused("HW-DISKS-010")
+    assert ended(process).code == 0
+    homeward("sync", "--undo", target, "--json").answer()
+    assert target.read_bytes() == old
