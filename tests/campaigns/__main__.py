@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from tests.campaigns import runner
+from tests.campaigns import runner, workers
 
 
 def main() -> int:
@@ -15,7 +15,11 @@ def main() -> int:
     parser.add_argument("--part", default="")
     told = parser.parse_args()
     campaign = importlib.import_module(f"tests.campaigns.{told.name}").CAMPAIGN
-    return 0 if runner.run(campaign, told.rounds, told.seed, told.part) == told.rounds else 1
+    if campaign.workers > 1:
+        held = workers.run(campaign, told.rounds, told.seed, told.part, campaign.workers)
+    else:
+        held = runner.run(campaign, told.rounds, told.seed, told.part)
+    return 0 if held == told.rounds else 1
 
 
 if __name__ == "__main__":

@@ -2,13 +2,10 @@
 
 import io
 import random
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from _native import pack, refer
-from disks.disk import Format
 from disks.layout import Malformed
 from drcore.errors import HomewardError
 from masttarget.journal import AppliedFrame, CycleRecord, decode_applied, encode_applied, encode_start
@@ -16,7 +13,8 @@ from masttarget.target import AppliedRun
 from tests.campaigns.attack import SHARED, frame_of, opened_pair
 from tests.campaigns.runner import Campaign, Round
 from tests.fuzz import microsoft_images, vmware_images
-from tests.fuzz import test_disks_hostile as disks
+from tests.fuzz import test_disks_hostile as hostile
+from tests.fuzz.memory import MEASURED, Content, Stage, measured, stage, use
 from tests.unit.test_wireproto_handshake import HELLO
 from tests.unit.test_wireproto_messages import MESSAGES, plain
 from wireproto import handshake
@@ -45,6 +43,9 @@ def mutated(rng: random.Random, good: bytes) -> bytes:
             case _:
                 data[at:at] = rng.randbytes(rng.randrange(20))
     return bytes(data)
+
+
+Victim = vmware_images.Victim | microsoft_images.Victim
 
 
 def _simple(play: Callable[[random.Random], None]) -> Callable[[], object]:
@@ -155,30 +156,6 @@ def _journal(rng: random.Random) -> None:
         CycleRecord.decode(mutated(rng, record))
 
 
-@contextmanager
-def images() -> Iterator[Round]:
-    """Disk images of every format, opened and used as a user would."""
-    with tempfile.TemporaryDirectory() as name:
-        good = {}
-        for kind in list(disks.FORMATS)[:3]:
-            made = disks.image(Path(name), kind)
-            good[kind] = made.read_bytes()
-            made.unlink()
-
-        def one(rng: random.Random, _: int) -> None:
-            kind = rng.choice(list(good))
-            raw = bytearray(good[kind])
-            hot = [at for at in (*range(1700), *range(len(raw) - 512, len(raw))) if raw[at]]
-            disks.mutate(raw, rng, hot)
-            if raw and kind in (Format.VHD_FIXED, Format.VHD_DYNAMIC) and rng.random() < 0.8:
-                disks.seal(raw)
-            path = Path(name) / f"hostile.{disks.FORMATS[kind]}"
-            path.write_bytes(raw)
-            disks.use(path, kind)
-
-        yield one
-
-
 def _layouts(rng: random.Random) -> None:
     """The pure decoders of VMware's formats and qcow2: a value, or `Malformed`."""
     for good, decoder in vmware_images.DECODERS:
@@ -189,32 +166,55 @@ def _layouts(rng: random.Random) -> None:
 @contextmanager
 def vmware() -> Iterator[Round]:
     """VMware's formats and qcow2, with their extents, parents and backing files; one file of each is mutated."""
-    with vmware_images.victims() as good, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with vmware_images.victims() as good:
+        files = {
+            name: {each: Content.of(raw) for each, raw in victim.files.items()}
+            for name, victim in good.items()
+        }
+        with stage(files) as here:
 
-        def one(rng: random.Random, _: int) -> None:
-            victim = good[rng.choice(vmware_images.NAMES)]
-            vmware_images.use(vmware_images.damage(victim, folder, rng), victim.kind)
-            for path in folder.iterdir():
-                path.unlink()
+            def one(rng: random.Random, number: int) -> None:
+                name = rng.choice(vmware_images.NAMES)
+                victim = good[name]
+                broken = rng.choice(sorted(victim.hot))
+                raw = bytearray(victim.files[broken])
+                hostile.mutate(raw, rng, victim.hot[broken])
+                _use(here, name, broken, Content(len(raw), ((0, bytes(raw)),)), victim, number, rng)
 
-        yield one
+            yield one
 
 
 @contextmanager
 def microsoft() -> Iterator[Round]:
     """VHD and VHDX, with a parent and with a log that waits to be replayed; one file of each is mutated."""
-    with microsoft_images.victims() as good, tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        folder = Path(name)
+    with microsoft_images.victims() as good:
+        files = {
+            name: {each: Content.of_pages(file.size, file.pages) for each, file in victim.files.items()}
+            for name, victim in good.items()
+        }
         names = sorted(good)
+        with stage(files) as here:
 
-        def one(rng: random.Random, _: int) -> None:
-            victim = good[rng.choice(names)]
-            microsoft_images.use(microsoft_images.damage(victim, folder, rng), victim.kind)
-            for path in folder.iterdir():
-                path.unlink()
+            def one(rng: random.Random, number: int) -> None:
+                name = rng.choice(names)
+                victim = good[name]
+                broken = rng.choice(sorted(victim.files))
+                file = microsoft_images.changed(victim.files[broken], rng)
+                _use(here, name, broken, Content.of_pages(file.size, file.pages), victim, number, rng)
 
-        yield one
+            yield one
+
+
+def _use(
+    here: Stage, name: str, broken: str, content: Content, victim: Victim, number: int, rng: random.Random
+) -> None:
+    """The victim is used with one of its files broken, and whole again."""
+    with here.set(name, broken, content):
+        path = here.folder / victim.disk
+        way = measured if number % MEASURED == 0 else use
+        changed = way(here, path, victim.kind, rng)
+    if changed:
+        here.restore(name)
 
 
 CAMPAIGN = Campaign(
@@ -226,9 +226,9 @@ CAMPAIGN = Campaign(
         "entries": entries,
         "references": references,
         "journal": _simple(_journal),
-        "images": images,
         "layouts": _simple(_layouts),
         "vmware": vmware,
         "microsoft": microsoft,
     },
+    workers=2,
 )

@@ -20,6 +20,8 @@ class Campaign:
 
     name: str
     parts: Mapping[str, Part]
+    workers: int = 1
+    """Processes that a long run of it is spread over, see `workers`."""
 
 
 def run(campaign: Campaign, rounds: int, seed: int | None, part: str) -> int:

@@ -129,14 +129,14 @@ def damage(victim: Victim, folder: Path, dice: random.Random) -> Path:
     for name, file in victim.files.items():
         with (folder / name).open("wb") as out:
             out.truncate(file.size)
-            changed = _changed(file, dice) if name == broken else file
-            for at, page in changed.pages.items():
+            laid = changed(file, dice) if name == broken else file
+            for at, page in laid.pages.items():
                 os.pwrite(out.fileno(), page, at)
-            out.truncate(changed.size)
+            out.truncate(laid.size)
     return folder / victim.disk
 
 
-def _changed(file: File, dice: random.Random) -> File:
+def changed(file: File, dice: random.Random) -> File:
     """Some bytes changed, mostly with right checksums; now and then the file is cut."""
     pages = dict(file.pages)
     for _ in range(dice.choice((1, 1, 2, 5))):
@@ -165,8 +165,8 @@ def _changed(file: File, dice: random.Random) -> File:
                 page[within : within + 8] = dice.randbytes(8)[: PAGE - within]
         pages[at - at % PAGE] = bytes(page[:PAGE])
     size = dice.randrange(file.size) if dice.random() < 0.05 else file.size
-    changed = File(size, pages, file.hot)
-    return _sealed(changed) if dice.random() < 0.85 else changed
+    damaged = File(size, pages, file.hot)
+    return _sealed(damaged) if dice.random() < 0.85 else damaged
 
 
 def _sealed(file: File) -> File:

@@ -1,8 +1,11 @@
 """Every campaign holds for a few rounds with a fresh seed, which is printed."""
 
+import random
+from contextlib import nullcontext
+
 import pytest
 
-from tests.campaigns import attack, crash, fault, fault_confserver, fuzz, runner
+from tests.campaigns import attack, crash, fault, fault_confserver, fuzz, runner, workers
 from tests.campaigns.runner import Campaign
 
 ROUNDS = {"confserver": 2}
@@ -39,3 +42,24 @@ def test_a_campaign_counts_what_does_not_hold(capsys: pytest.CaptureFixture[str]
 
     assert runner.run(Campaign("broken", {"half": part}), 10, 1, "") == 5  # type: ignore[dict-item]
     assert capsys.readouterr().out.splitlines()[-1] == "broken: 5 of 10"
+
+
+def test_a_campaign_of_several_workers_stops_what_runs_away(capfd: pytest.CaptureFixture[str]) -> None:
+    def one(rng: random.Random, number: int) -> None:
+        if number == 3:
+            raise ValueError("broken")
+        if number == 4:
+            while True:
+                rng.random()
+        if number == 5:
+            bytearray(200 << 20)
+
+    campaign = Campaign(
+        "wild", {"part": lambda: nullcontext(one), "calm": lambda: nullcontext(lambda *_: None)}
+    )
+    assert workers.run(campaign, 40, 1, "", 2) == 37
+    said = capfd.readouterr()
+    assert said.out.splitlines()[-1] == "wild: 37 of 40"
+    assert "wild part: 17 of 20 played, 20 wanted" in said.err
+    for name in ("ValueError: broken", "RoundTooLong", "MemoryError"):
+        assert name in said.err
