@@ -43,6 +43,8 @@ a sync on one machine work at once."""
 REFERENCE_SLOTS_MAX: Final = 2 * 1024 * 1024
 """Slots of 16 bytes in a target disk's index of sectors: 32 MiB know each sector of 6 GiB of content; of more, every
 second, fourth, … and the others as their neighbours."""
+REFERENCE_DISKS_MAX: Final = 6
+"""Disks of a master target that are offered references at a time: each may take 40 MiB, and 512 hold all sessions."""
 SAVED_BYTES_MAX: Final = 4 * GIB
 """Old content that a master target keeps for references after it was overwritten: files that change places, as long as
 no more than this lies between reading the first and writing the last of them."""

@@ -3,12 +3,11 @@
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from uuid import UUID
 
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX, MASTTARGET_DISKS_MAX
+from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX, MASTTARGET_DISKS_MAX, REFERENCE_DISKS_MAX
 from drcore.secret import Secret
 from masttarget.commit import Acknowledge
 from masttarget.config import DiskConfig
@@ -19,10 +18,11 @@ from masttarget.opening import OpenDisk, open_disk
 from masttarget.points import Kind, PointDisk
 from masttarget.ports import Log, RandomBytes, TargetStore
 from masttarget.retention import Retention
+from masttarget.session import Session, part
 from masttarget.target import Applied
 from wireproto.connection import SESSION_STREAM, Greeted, Received
-from wireproto.errors import ConnectionLost, MessageRefused, NotProved
-from wireproto.handshake import DiskOffer, Hello, Purpose
+from wireproto.errors import MessageRefused, NotProved
+from wireproto.handshake import Hello, Purpose
 from wireproto.keys import RANDOM_BYTES, digest_secret
 from wireproto.link import Link
 from wireproto.messages import (
@@ -33,7 +33,6 @@ from wireproto.messages import (
     Commit,
     Data,
     DiskState,
-    DiskTotals,
     Durable,
     Message,
     Mismatch,
@@ -47,83 +46,7 @@ from wireproto.messages import (
     Seek,
     Unsettled,
     Zeroes,
-    report_of,
 )
-
-
-@dataclass(slots=True)
-class Session:
-    """The current session of an item. `primary` is its first lane, which carries the dialogue."""
-
-    number: int
-    generation: int
-    primary: Link
-    offers: tuple[DiskOffer, ...]
-    disks: list[OpenDisk]
-    links: list[Link] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    plain_bytes: list[int] = field(default_factory=list)
-    arrived: threading.Condition = field(default_factory=threading.Condition)
-    ended: bool = False
-    finished: bool = False
-    published: bytes = bytes(16)
-    scanner: threading.Thread | None = None
-    seekers: list[threading.Thread] = field(default_factory=list)
-
-    def count(self, disk: int, plain_bytes: int) -> None:
-        """One more frame of new content was applied."""
-        with self.arrived:
-            self.frames[disk] += 1
-            self.plain_bytes[disk] += plain_bytes
-            self.arrived.notify_all()
-
-    def wait_for(self, totals: tuple[DiskTotals, ...], deadline: float, clock: Clock) -> None:
-        """As many frames as the commit tells of were applied, or the deadline has passed, or the session ended."""
-        with self.arrived:
-            while any(total.frames > got for total, got in zip(totals, self.frames, strict=True)):
-                rest = deadline - clock.monotonic()
-                if rest <= 0 or self.ended:
-                    return
-                self.arrived.wait(rest)
-
-    def end(self, error: HomewardError | None) -> None:
-        """Nothing more is received in this session; the agent is told why, where it still listens."""
-        with self.arrived:
-            if self.ended:
-                return
-            self.ended = True
-            self.arrived.notify_all()
-        for link in tuple(self.links):  # one may leave meanwhile
-            if error is None:
-                link.close()
-            else:
-                part(link, error)
-
-    def begin_scan(self, scanner: threading.Thread) -> None:
-        """The scan runs, unless the session has ended meanwhile (`Stopping`)."""
-        with self.arrived:
-            if self.ended:
-                raise Stopping()
-            scanner.start()
-            self.scanner = scanner
-
-    def begin_seek(self, seeker: threading.Thread) -> None:
-        """The thread that finishes an index runs, unless the session has ended meanwhile."""
-        with self.arrived:
-            if not self.ended:
-                seeker.start()
-                self.seekers.append(seeker)
-
-    def wait_for_scan(self) -> None:
-        """The scan of an ended session is over: nothing of it uses the digest map any more."""
-        if self.scanner is not None and self.scanner is not threading.current_thread():
-            self.scanner.join()
-
-    def wait_for_readers(self) -> None:
-        """No thread of an ended session uses its disks any more."""
-        self.wait_for_scan()
-        for seeker in list(self.seekers):
-            seeker.join()
 
 
 class Reception:
@@ -151,6 +74,11 @@ class Reception:
         self._log = log
         self._on_session_end = on_session_end
         self._lock = threading.Lock()
+        """Guards the tables below, for moments only: nobody opens, flushes or sends under it."""
+        self._gates = {item: threading.Lock() for item in self._items}
+        """Held while an item's disks are opened, settled or closed; taken before `_lock`, never after it."""
+        self._wanted: dict[bytes, set[bytes]] = {}
+        """Disks that are being opened, by item."""
         self._open: dict[bytes, OpenDisk] = {}
         self._sessions: dict[bytes, Session] = {}
         self._published: dict[bytes, bytes] = {}
@@ -173,11 +101,16 @@ class Reception:
         try:
             hello = self._greet(link)
             proved()
-            session = (self._join if hello.purpose is Purpose.LANE else self._begin)(link, hello)
+            if hello.purpose is Purpose.LANE:
+                session = self._join(link, hello)
+            else:
+                session = self._begin(link, hello)
+                self._tell(session)
             if not self._converse(link, session):
                 session = None
         except Exception as failure:
-            error = coded(failure)
+            # Whoever was fenced off is told so, whatever it noticed of that first.
+            error = (session.reason if session is not None else None) or coded(failure)
             self._log("connection ended", peer=link.peer, code=error.code, error=str(error))
             part(link, error)
             if session is not None:
@@ -239,52 +172,81 @@ class Reception:
     # Sessions
 
     def _begin(self, link: Link, hello: Hello) -> Session:
-        """A new session is durable, older ones are fenced off, the agent knows of it."""
-        with self._lock:
-            if self._stopping.is_set():
-                raise Stopping()
-            self._check_slots({offer.disk for offer in hello.disks})
-            secret = digest_secret(self._shared, hello.item).reveal()
-            disks = [self._disk(offer.disk, offer.size, secret) for offer in hello.disks]
-            newest = max(disk.record.generation for disk in disks)
-            number = 1 + max(disk.record.session for disk in disks)
-            if hello.generation < newest:
-                raise Fenced(
-                    session=0,
-                    generation=hello.generation,
-                    current_session=number - 1,
-                    current_generation=newest,
-                )
-            if self._retention is not None:
-                self._retention.item(hello.item).interrupt()
-            for disk in disks:
-                disk.begin(hello.generation, number)
-            if self._retention is not None:
-                self._retention.item(hello.item).begin([disk.config.disk.bytes for disk in disks])
-            older = self._sessions.pop(hello.item, None)
-            session = Session(
-                number, hello.generation, link, hello.disks, disks, [link], [0] * len(disks), [0] * len(disks)
-            )
-            self._sessions[hello.item] = session
-            self._measure(session)
-            published = self._published.get(hello.item, bytes(16))
+        """A new session is durable, older ones are fenced off. Other items' sessions go on meanwhile."""
+        wanted = {offer.disk for offer in hello.disks}
+        with self._gates[hello.item]:
+            with self._lock:
+                if self._stopping.is_set():
+                    raise Stopping()
+                self._check_slots(wanted)
+                self._wanted[hello.item] = wanted
+            try:
+                session = self._take_over(link, hello)
+                with self._lock:
+                    if self._stopping.is_set():
+                        raise Stopping()
+                    older = self._sessions.pop(hello.item, None)
+                    session.finds = self._may_find(session)
+                    self._sessions[hello.item] = session
+                    self._measure(session)
+            finally:
+                with self._lock:
+                    del self._wanted[hello.item]
         if older is not None:
             older.end(
                 Fenced(
                     session=older.number,
                     generation=older.generation,
-                    current_session=number,
+                    current_session=session.number,
                     current_generation=hello.generation,
                 )
             )
             older.wait_for_readers()
-        states = tuple(
-            DiskState(disk.target.disk.size, disk.empty, disk.resumed, disk.target.finds) for disk in disks
-        )
-        link.send(SESSION_STREAM, Opened(number, published, states))
-        session.begin_scan(threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True))
-        self._log("session began", peer=link.peer, item=hello.item.hex(), session=number)
         return session
+
+    def _take_over(self, link: Link, hello: Hello) -> Session:
+        """The disks are open and take nothing of older sessions any more. Errors: `Fenced`, those of opening."""
+        secret = digest_secret(self._shared, hello.item).reveal()
+        disks = [self._disk(offer.disk, offer.size, secret) for offer in hello.disks]
+        newest = max(disk.record.generation for disk in disks)
+        number = 1 + max(disk.record.session for disk in disks)
+        if hello.generation < newest:
+            raise Fenced(
+                session=0,
+                generation=hello.generation,
+                current_session=number - 1,
+                current_generation=newest,
+            )
+        if self._retention is not None:
+            self._retention.item(hello.item).interrupt()
+        for disk in disks:
+            disk.begin(hello.generation, number)
+        if self._retention is not None:
+            self._retention.item(hello.item).begin([disk.config.disk.bytes for disk in disks])
+        return Session(
+            number, hello.generation, link, hello.disks, disks, [link], [0] * len(disks), [0] * len(disks)
+        )
+
+    def _may_find(self, session: Session) -> list[bool]:
+        """For which disks references are offered: an index takes memory, and all of them together have a limit."""
+        taken = sum(sum(other.finds) for other in self._sessions.values())
+        answer = []
+        for disk in session.disks:
+            answer.append(disk.target.finds and taken < REFERENCE_DISKS_MAX)
+            taken += answer[-1]
+        return answer
+
+    def _tell(self, session: Session) -> None:
+        """The agent knows of its session, and what its disks hold is on its way."""
+        states = tuple(
+            DiskState(disk.target.disk.size, disk.empty, disk.resumed, finds)
+            for disk, finds in zip(session.disks, session.finds, strict=True)
+        )
+        item = session.disks[0].config.item.bytes
+        published = self._published.get(item, bytes(16))
+        session.primary.send(SESSION_STREAM, Opened(session.number, published, states))
+        session.begin_scan(threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True))
+        self._log("session began", peer=session.primary.peer, item=item.hex(), session=session.number)
 
     def _measure(self, session: Session) -> None:
         """The meters of the session's disks show what goes on in it."""
@@ -295,9 +257,10 @@ class Reception:
 
     def _check_slots(self, wanted: set[bytes]) -> None:
         """There is a slot for each disk (R050). Errors: `SlotsTaken` (HW-MT-048), before anything has changed."""
-        more = wanted - set(self._open)
-        if len(self._open) + len(more) > MASTTARGET_DISKS_MAX:
-            raise SlotsTaken(wanted=len(more), attached=len(self._open), most=MASTTARGET_DISKS_MAX)
+        taken = set(self._open).union(*self._wanted.values())
+        more = wanted - taken
+        if len(taken) + len(more) > MASTTARGET_DISKS_MAX:
+            raise SlotsTaken(wanted=len(more), attached=len(taken), most=MASTTARGET_DISKS_MAX)
 
     def _disk(self, disk: bytes, size: int, secret: bytes) -> OpenDisk:
         """The disk, open; one that is still open from a session that broke off goes on as it is."""
@@ -306,8 +269,9 @@ class Reception:
             found.resumed, found.empty = True, False
             return found
         if found is not None:
+            with self._lock:
+                del self._open[disk]
             found.close(self._store)
-            del self._open[disk]
         opened = open_disk(
             self._configs[disk],
             size,
@@ -317,7 +281,8 @@ class Reception:
             lambda error: self._failed(disk, error),
             self._retention.item(self._configs[disk].item.bytes) if self._retention is not None else None,
         )
-        self._open[disk] = opened
+        with self._lock:
+            self._open[disk] = opened
         if opened.published_before:
             self._published[opened.config.item.bytes] = opened.published_before
         return opened
@@ -351,15 +316,16 @@ class Reception:
         session.wait_for_readers()
         for disk in session.disks:
             self.meters[disk.config.disk.bytes].end(session.number)
-        with self._lock:
-            for item, current in list(self._sessions.items()):
-                if current is session:
+        item = session.disks[0].config.item.bytes
+        with self._gates[item]:
+            with self._lock:
+                if self._sessions.get(item) is session:
                     del self._sessions[item]
-            if session.finished:
-                for disk in session.disks:
-                    if self._open.get(disk.config.disk.bytes) is disk:
+            for disk in session.disks if session.finished else ():
+                if self._open.get(disk.config.disk.bytes) is disk:
+                    self._close(disk)
+                    with self._lock:  # only now is its slot free
                         del self._open[disk.config.disk.bytes]
-                        self._close(disk)
         self._log("session ended", session=session.number, finished=session.finished)
         self._on_session_end()
 
@@ -462,6 +428,8 @@ class Reception:
                 if not session.ended:
                     session.end(coded(error))
 
+        if not session.finds[stream - 1]:
+            raise MessageRefused(reason="SEEK on a disk for which it was not offered")
         if disk.target.seek(session.number, lambda: self._store.rooms(disk.config), over=over):
             session.begin_seek(threading.Thread(target=finish, name="seek", daemon=True))
 
@@ -535,24 +503,3 @@ class Reception:
         session.published = self._published[session.disks[0].config.item.bytes] = commit.point
         self._log("point published", session=session.number, point=commit.point.hex())
         return Published(commit.point)
-
-
-PARTING_SECONDS = 2.0
-"""How long an agent that was told why gets to hang up by itself."""
-
-
-def part(link: Link, error: HomewardError) -> None:
-    """The peer knows why, as far as it can still be told; it hangs up, or is hung up on soon."""
-    if isinstance(error, ConnectionLost):
-        link.close()
-        return
-    # Before anything is sent: a peer that reads nothing holds the pipe, and closing it frees whoever waits there.
-    timer = threading.Timer(PARTING_SECONDS, link.close)
-    timer.daemon = True
-    timer.start()
-    with suppress(HomewardError):
-        if not link.connection.established:
-            link.send_clear(link.connection.refuse(error))
-        elif link.connection.may_send:
-            link.send(SESSION_STREAM, report_of(error))
-    link.finish()

@@ -11,7 +11,7 @@ import pytest
 from agent.main import Agent
 from disks.scan import RegionRun
 from drcore.errors import HomewardError
-from masttarget.receive import Session
+from masttarget.session import Session
 from masttarget.target import TargetDisk
 from tests.system.command import (
     changed,

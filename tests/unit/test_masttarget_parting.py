@@ -6,7 +6,7 @@ import threading
 import time
 
 from masttarget.errors import Stopping
-from masttarget.receive import PARTING_SECONDS, part
+from masttarget.session import PARTING_SECONDS, part
 from tests.campaigns.attack import opened_pair
 from wireproto.errors import ConnectionLost
 from wireproto.link import Link

@@ -262,7 +262,8 @@ def test_a_volume_that_is_used_otherwise_is_refused_with_every_reason(
 
 def test_the_sixty_first_disk_is_refused_before_anything_changes() -> None:
     reception = Reception.__new__(Reception)
-    reception._open = dict.fromkeys(bytes([n]) * 16 for n in range(MASTTARGET_DISKS_MAX - 1))  # type: ignore[arg-type]
+    reception._open = dict.fromkeys(bytes([n]) * 16 for n in range(MASTTARGET_DISKS_MAX - 2))  # type: ignore[arg-type]
+    reception._wanted = {b"i" * 16: {b"z" * 16}}
     reception._check_slots({b"x" * 16, b"\0" * 16})
     with pytest.raises(SlotsTaken) as caught:
         reception._check_slots({b"x" * 16, b"y" * 16})

@@ -1,0 +1,114 @@
+"""One session of an item: what has come in it, which lanes and threads it has, and how it ends."""
+
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from drcore.clock import Clock
+from drcore.errors import HomewardError
+from masttarget.errors import Stopping
+from masttarget.opening import OpenDisk
+from wireproto.connection import SESSION_STREAM
+from wireproto.errors import ConnectionLost
+from wireproto.handshake import DiskOffer
+from wireproto.link import Link
+from wireproto.messages import DiskTotals, report_of
+
+PARTING_SECONDS = 2.0
+"""How long an agent that was told why gets to hang up by itself."""
+
+
+def part(link: Link, error: HomewardError) -> None:
+    """The peer knows why, as far as it can still be told; it hangs up, or is hung up on soon."""
+    if isinstance(error, ConnectionLost):
+        link.close()
+        return
+    # Before anything is sent: a peer that reads nothing holds the pipe, and closing it frees whoever waits there.
+    timer = threading.Timer(PARTING_SECONDS, link.close)
+    timer.daemon = True
+    timer.start()
+    with suppress(HomewardError):
+        if not link.connection.established:
+            link.send_clear(link.connection.refuse(error))
+        elif link.connection.may_send:
+            link.send(SESSION_STREAM, report_of(error))
+    link.finish()
+
+
+@dataclass(slots=True)
+class Session:
+    """The current session of an item. `primary` is its first lane, which carries the dialogue."""
+
+    number: int
+    generation: int
+    primary: Link
+    offers: tuple[DiskOffer, ...]
+    disks: list[OpenDisk]
+    links: list[Link] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    plain_bytes: list[int] = field(default_factory=list)
+    arrived: threading.Condition = field(default_factory=threading.Condition)
+    finds: list[bool] = field(default_factory=list)
+    """Of each disk, whether the agent was told that references are understood."""
+    ended: bool = False
+    reason: HomewardError | None = None
+    """Why it ended, where that was no part of the dialogue."""
+    finished: bool = False
+    published: bytes = bytes(16)
+    scanner: threading.Thread | None = None
+    seekers: list[threading.Thread] = field(default_factory=list)
+
+    def count(self, disk: int, plain_bytes: int) -> None:
+        """One more frame of new content was applied."""
+        with self.arrived:
+            self.frames[disk] += 1
+            self.plain_bytes[disk] += plain_bytes
+            self.arrived.notify_all()
+
+    def wait_for(self, totals: tuple[DiskTotals, ...], deadline: float, clock: Clock) -> None:
+        """As many frames as the commit tells of were applied, or the deadline has passed, or the session ended."""
+        with self.arrived:
+            while any(total.frames > got for total, got in zip(totals, self.frames, strict=True)):
+                rest = deadline - clock.monotonic()
+                if rest <= 0 or self.ended:
+                    return
+                self.arrived.wait(rest)
+
+    def end(self, error: HomewardError | None) -> None:
+        """Nothing more is received in this session; the agent is told why, where it still listens."""
+        with self.arrived:
+            if self.ended:
+                return
+            self.ended, self.reason = True, error
+            self.arrived.notify_all()
+        for link in tuple(self.links):  # one may leave meanwhile
+            if error is None:
+                link.close()
+            else:
+                part(link, error)
+
+    def begin_scan(self, scanner: threading.Thread) -> None:
+        """The scan runs. Errors: what ended the session meanwhile."""
+        with self.arrived:
+            if self.ended:
+                raise self.reason or Stopping()
+            scanner.start()
+            self.scanner = scanner
+
+    def begin_seek(self, seeker: threading.Thread) -> None:
+        """The thread that finishes an index runs, unless the session has ended meanwhile."""
+        with self.arrived:
+            if not self.ended:
+                seeker.start()
+                self.seekers.append(seeker)
+
+    def wait_for_scan(self) -> None:
+        """The scan of an ended session is over: nothing of it uses the digest map any more."""
+        if self.scanner is not None and self.scanner is not threading.current_thread():
+            self.scanner.join()
+
+    def wait_for_readers(self) -> None:
+        """No thread of an ended session uses its disks any more."""
+        self.wait_for_scan()
+        for seeker in list(self.seekers):
+            seeker.join()

@@ -1,0 +1,82 @@
+"""Sessions of many items beside each other, and what one that was fenced off is told."""
+
+import random
+import socket
+import threading
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.errors import Stopped
+from agent.main import Agent
+from disks.disk import Disk
+from drcore.errors import HomewardError
+from masttarget.adapters.files import LocalStore
+from masttarget.config import DiskConfig
+from masttarget.errors import Fenced
+from masttarget.session import Session
+from tests.campaigns.attack import opened_pair
+from tests.system.command import wait_until
+from tests.system.roles import Pair, Site, no_retry
+from wireproto.link import Link
+
+MIB = 1024 * 1024
+
+
+def test_a_session_that_was_fenced_off_before_its_scan_says_so() -> None:
+    _, connection = opened_pair(random.Random(3))
+    ours, theirs = socket.socketpair()
+    link = Link(connection, ours, threading.Lock(), time.monotonic, "an agent")
+    session = Session(1, 1, link, (), [], [])
+    fenced = Fenced(session=1, generation=1, current_session=2, current_generation=1)
+    session.end(fenced)
+    with pytest.raises(Fenced):
+        session.begin_scan(threading.Thread(target=lambda: None))
+    theirs.close()
+    link.close()
+
+
+def test_a_slow_disk_holds_up_its_own_item_only(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first item's disk takes until the second item's machine is home."""
+    content = dice.randbytes(MIB)
+    paths = [tmp_path / name for name in ("slow.raw", "quick.raw", "slow-home.raw", "quick-home.raw")]
+    for path in paths[:2]:
+        path.write_bytes(content)
+    slow, quick = (Site(tmp_path, Pair(paths[n], paths[n + 2], create="raw")) for n in range(2))
+    quick.item = uuid.uuid4()
+    whole = slow.masttarget().disks + quick.masttarget().disks
+    home, waiting = threading.Event(), threading.Event()
+    create = LocalStore.create
+
+    def dawdling(self: LocalStore, disk: DiskConfig, size: int) -> Disk:
+        if disk.path == paths[2]:
+            waiting.set()
+            assert home.wait(60)
+        return create(self, disk, size)
+
+    monkeypatch.setattr(LocalStore, "create", dawdling)
+    settings = slow.masttarget()
+    monkeypatch.setattr(slow, "masttarget", lambda: replace(settings, disks=whole))
+    outcome: list[object] = []
+
+    def run(agent: Agent) -> None:
+        try:
+            outcome.append(agent.run())
+        except (Stopped, HomewardError) as error:
+            outcome.append(error)
+
+    with slow.listening() as port:
+        thread = threading.Thread(target=run, args=(Agent(slow.agent(port), no_retry),))
+        thread.start()
+        wait_until(waiting.is_set)
+        quick.sync(port)
+        assert not outcome, "the slow one is still being opened"
+        home.set()
+        thread.join(60)
+    assert not isinstance(outcome[0], HomewardError), outcome
+    assert paths[2].read_bytes() == paths[3].read_bytes() == content
