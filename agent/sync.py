@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agent.config import AgentConfig
-from agent.crew import Crew
+from agent.crew import Crew, at_once
 from agent.descent import Ask, Descent, Order, Ship
 from agent.errors import MasttargetUnreachable, NeverSettled, SourceChanged, SourceTouched, Stopped
 from agent.lanes import NEAR_SECONDS
@@ -205,8 +205,7 @@ class Sync:
         if len(opened.disks) != len(self._disks) and opened.published != self._point:
             raise MessageRefused(reason="an opening of other disks")
         self._session = opened.session
-        for lane in range(1, self._config.lanes):
-            self._links.append(self._further(lane))
+        self._links += at_once(self._further, range(1, self._config.lanes))
         return opened
 
     def _further(self, lane: int) -> Link:
