@@ -21,6 +21,9 @@ SAMPLES: Final = 5
 """Frames of each kind whose middle one counts: a flush at the other end holds up one in sixteen."""
 PROBE_FRAMES: Final = 3
 """Frames that try the other way: most of the samples, and more than what a socket takes at once."""
+CLEAR_SHARE: Final = 0.9
+"""Of all pairs of a frame that went the other way and one that did not, so many have to speak for the other way. Were
+both alike, that happened once in thirty tries; the middle ones alone say one or the other every time."""
 PROBE_AFTER_MIN: Final = 8
 PROBE_AFTER_MAX: Final = 2048
 """Frames between two tries, as links and contents change …"""
@@ -29,6 +32,8 @@ PROBE_COST_MAX: Final = 0.02
 REGRET_FRAMES: Final = 64
 """A change that is taken back within so many frames was a mistake: what lies between here and the line's end took the
 few frames of the try at once. The next try comes four times as late."""
+WORTH_TRYING: Final = 0.5
+"""The other way is tried at once when its last try took less than this share of what the present way takes by now."""
 WORTH_CHANGING: Final = 0.97
 """The other way is taken when it needs less than this share of the time: below that it may as well be chance."""
 
@@ -128,6 +133,8 @@ class Compressor:
             self._frames += 1
             self._probe_in -= 1
             probing = self._probe_in < 0
+            if self._probe_in == -1:
+                self._samples[not self._compresses].clear()  # contents have changed since the last try
             if self._probe_in <= -PROBE_FRAMES:
                 self._probe_in = self._pause
             return self.SAMPLED if self._compresses != probing else self.NEVER
@@ -143,13 +150,18 @@ class Compressor:
             if min(len(ours), len(other)) < PROBE_FRAMES:
                 return
             ours_seconds, other_seconds = _median(ours), _median(other)
-            if other_seconds < WORTH_CHANGING * ours_seconds:
-                regretted = self._frames - self._changed_at < REGRET_FRAMES
+            tried = way != self._compresses and self._probe_in >= 0
+            regretted = self._frames - self._changed_at < REGRET_FRAMES
+            if not (tried or regretted):  # judged with every frame, chance would change it
+                if self._probe_in > 0 and other_seconds < WORTH_TRYING * ours_seconds:
+                    self._probe_in = 0
+                return
+            if other_seconds < WORTH_CHANGING * ours_seconds and _clearly_less(other, ours):
                 self._pause = min(4 * self._pause, PROBE_AFTER_MAX) if regretted else PROBE_AFTER_MIN
                 self._compresses = not self._compresses
                 self._changed_at = self._frames
                 self._probe_in = self._pause
-            elif way != self._compresses and self._probe_in >= 0:
+            elif tried:
                 extra = PROBE_FRAMES * (other_seconds / max(ours_seconds, 1e-12) - 1)
                 self._probe_in = round(min(max(self._pause, extra / PROBE_COST_MAX), PROBE_AFTER_MAX))
 
@@ -157,3 +169,9 @@ class Compressor:
 def _median(samples: "deque[float]") -> float:
     """The middle one, the lower of two; the statistics package takes 30 ms to import."""
     return sorted(samples)[(len(samples) - 1) // 2]
+
+
+def _clearly_less(ones: "deque[float]", others: "deque[float]") -> bool:
+    """Nearly every one is less than nearly every other: Mann and Whitney's count, 1947."""
+    less = sum(one < other for one in ones for other in others)
+    return less >= CLEAR_SHARE * len(ones) * len(others)
