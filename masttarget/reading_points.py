@@ -1,10 +1,10 @@
 """Reading from a point, while replication goes on: its view, its proof, and its way into a new image."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from _native import digest
 from disks.content import content_root
@@ -12,7 +12,7 @@ from disks.disk import Disk
 from disks.scan import data_runs
 from drcore.buffers import buffer
 from drcore.limits import MIB
-from drcore.units import SPAN_BYTES
+from masttarget.ahead import ahead
 from masttarget.config import DiskConfig
 from masttarget.errors import UnknownDisk
 from masttarget.errors_retention import DiskAmbiguous, PointChanged
@@ -21,6 +21,9 @@ from masttarget.retention import ItemRetention
 from masttarget.rollback import OnBytes, root_of
 from masttarget.undo import Identity
 from masttarget.view import PointView
+
+_PIECE_BYTES: Final = 1 * MIB
+"""What an export reads and writes at once: it stays in a cache of the processor between the two."""
 
 
 class ReadingStore(Protocol):
@@ -96,18 +99,27 @@ def prove(view: PointView, point: Point, disk: str, secret: bytes, on_bytes: OnB
     return Proof(disk, root, found, known.root)
 
 
+def _pieces(view: PointView) -> Iterator[tuple[int, memoryview]]:
+    """What the view may hold data in, ascending. The last two pieces that were given stay."""
+    spare = [buffer(_PIECE_BYTES) for _ in range(3)]
+    turn = 0
+    for start, end in data_runs(view, view.size):
+        for at in range(start, end, _PIECE_BYTES):
+            piece = spare[turn % len(spare)][: min(_PIECE_BYTES, end - at)]
+            view.read(at, piece)
+            yield at, piece
+            turn += 1
+
+
 def export(view: PointView, image: Disk, on_bytes: OnBytes) -> int:
     """The image holds the point's disk, durably; answers the bytes written. Errors: those of both disks."""
-    piece = buffer(SPAN_BYTES)
     written = 0
-    for start, end in data_runs(view, view.size):
-        for at in range(start, end, SPAN_BYTES):
-            length = min(SPAN_BYTES, end - at)
-            view.read(at, piece[:length])
-            if not digest.is_zero(piece[:length]):
-                image.write(at, piece[:length])
-                written += length
-            on_bytes(at + length)
+    with closing(ahead(_pieces(view))) as pieces:
+        for at, piece in pieces:
+            if not digest.is_zero(piece):
+                image.write(at, piece)
+                written += len(piece)
+            on_bytes(at + len(piece))
     image.flush()
     on_bytes(view.size)
     return written
