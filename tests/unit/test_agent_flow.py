@@ -243,6 +243,25 @@ def test_a_single_stall_does_not_change_the_way() -> None:
     assert modes(compressor, 20, 1e-9, 0.99, 1e-10).count(before) >= 20 - PROBE_FRAMES
 
 
+@pytest.mark.parametrize("slower", [2.5, 6.0])
+def test_a_machine_that_gets_busy_is_no_reason_to_change_the_way(slower: float) -> None:
+    """Both ways slow down; what the other one took in the calm before is no evidence, at most a reason to try it."""
+    compressor, compressed = Compressor(Compression.AUTO, near=True), 0
+    for number in range(120):
+        mode = compressor.mode()
+        compressed += number >= 60 and mode != Compressor.NEVER
+        seconds = 1e-9 if mode == Compressor.NEVER else 1.8e-9
+        compressor.packed(mode, 1000, 1000 * seconds * (1 if number < 60 else slower))
+    assert compressed <= PROBE_FRAMES
+
+
+def test_content_that_begins_to_compress_is_noticed_before_the_next_try_is_due() -> None:
+    """A try that was costly puts the next one off; what takes a hundred times as long as it did brings it forward."""
+    compressor = Compressor(Compression.AUTO, near=True)
+    modes(compressor, 100, 1e-9, 0.99, 1e-10)
+    assert modes(compressor, 40, 1e-9, 0.3, 1e-7)[-20:].count(Compressor.SAMPLED) >= 20 - PROBE_FRAMES
+
+
 def test_the_choice_of_compression_is_tried_again_now_and_then() -> None:
     compressor = Compressor(Compression.AUTO)
     modes(compressor, 100, 1e-9, 0.99, 1e-10)

@@ -1,13 +1,16 @@
 """How many lanes a run wants, on simulated lines; how orders are divided; what a lane that leaves waits for."""
 
 import random
+import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
 
+from agent.crew import at_once
 from agent.descent import Ship
 from agent.lanes import FEWER_SECONDS, LANES_FAR, MORE_SECONDS, LaneCount, Seen
 from agent.pace import Bucket
@@ -15,6 +18,10 @@ from agent.ship import SECTOR_DIGESTS_BYTES, divided
 from agent.window import Window
 from agent.work import WorkQueue
 from drcore.limits import LANES_MAX
+from drcore.secret import Secret
+from wireproto.connection import Connection
+from wireproto.errors import ConnectionLost
+from wireproto.link import Link
 
 TICK = 0.1
 MBIT = 125_000.0
@@ -149,6 +156,39 @@ def test_nothing_is_judged_before_the_wanted_lanes_are_there() -> None:
     count = LaneCount(0.0, 0.02)
     for tick in range(600):
         assert count.observe(tick * TICK, Seen(2, tick * 10_000, tick * 0.2, 0.0, 0.02)) == LANES_FAR
+
+
+def _link(stream: socket.socket) -> Link:
+    connection = Connection(is_agent=True, shared=Secret(bytes(32)))
+    return Link(connection, stream, threading.Lock(), time.monotonic, "a master target")
+
+
+def test_lanes_are_opened_beside_each_other() -> None:
+    together = threading.Barrier(4)
+    pairs = [socket.socketpair() for _ in range(4)]
+
+    def connect(number: int) -> Link:
+        together.wait(10)  # one after the other, the first would wait for ever
+        return _link(pairs[number - 1][0])
+
+    links = at_once(connect, range(1, 5))
+    assert [link.transport for link in links] == [ours for ours, _ in pairs]
+    for link, (_, theirs) in zip(links, pairs, strict=True):
+        link.close()
+        theirs.close()
+
+
+def test_where_one_of_the_lanes_is_refused_none_stays_open() -> None:
+    ours, theirs = socket.socketpair()
+
+    def connect(number: int) -> Link:
+        if number == 2:
+            raise ConnectionLost(peer="a master target", reason="no room")
+        return _link(ours)
+
+    with theirs, pytest.raises(ConnectionLost):
+        at_once(connect, range(1, 3))
+    assert ours.fileno() == -1
 
 
 # Orders
