@@ -54,14 +54,17 @@ check: build
 # The kernels once more with ASan and UBSan, beside the others, and their tests on them. PYTHONMALLOC lets ASan see
 # the bounds of each buffer, PYTHONSAFEPATH keeps the plain build in this directory out; CPython itself never frees all.
 ASAN := build/asan
-build-asan: build
+ON_ASAN = export LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/$(ASAN):$(CURDIR)"; \
+	$(PY) -c 'import _native.pack as p; assert "$(ASAN)" in p.__file__, p.__file__' &&
+$(ASAN)/stamp: $(STAMP)
 	@mkdir -p $(ASAN)/_native && cp _native/*.py $(ASAN)/_native/
 	@HOMEWARD_SANITIZE=1 $(PY) setup.py --quiet build_ext --build-lib $(ASAN) --build-temp $(ASAN)/temp >$(ASAN)/log 2>&1 \
 		|| { cat $(ASAN)/log; exit 1; }
-	@export LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		PYTHONMALLOC=malloc PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/$(ASAN)"; \
-	$(PY) -c 'import _native.pack as p; assert "$(ASAN)" in p.__file__, p.__file__' && \
-	$(PY) -m pytest -q --capture=sys tests/unit/test_native_*.py tests/property/test_native_*.py
+	@touch $@
+
+build-asan: $(ASAN)/stamp
+	@$(ON_ASAN) $(PY) -m pytest -q --capture=sys tests/unit/test_native_*.py tests/property/test_native_*.py
 
 # Measures against qemu-img, rsync, nbdcopy, cmp and three packages, and writes docs/benchmarks.md (4 GiB disks, 15 GiB
 # of scratch below TMPDIR); QUICK=1 takes two minutes and only prints. ROUNDS, SEED and BENCH_BYTES are passed on.
@@ -72,8 +75,11 @@ bench: build
 		-o python_files='bench_*.py' -o python_functions='bench_*' -o timeout=3600
 
 # Long campaigns: ROUNDS rounds in all, spread over the parts (or PART alone); the last line says how many held.
-crash fault fuzz attack: build
-	@$(PY) -m tests.campaigns $@ --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part $(PART))
+# make fuzz PART=native takes the kernels alone, built with ASan and UBSan.
+crash fault fuzz attack: build $(if $(filter native,$(PART)),$(ASAN)/stamp)
+	@$(if $(filter native,$(PART)),$(ON_ASAN) $(PY) -m tests.campaigns fuzz_native --rounds $(ROUNDS) \
+		$(if $(SEED),--seed $(SEED)),\
+	$(PY) -m tests.campaigns $@ --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part $(PART)))
 
 # A scenario row of docs/requirements.md, on the stand-ins: make scenario ROW=S-7
 ROW ?= S-7

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from tests.campaigns import attack, crash, fault, fault_confserver, fuzz, runner, workers
+from tests.campaigns import attack, crash, fault, fault_confserver, fuzz, fuzz_native, runner, workers
 from tests.campaigns.runner import Campaign
 
 ROUNDS = {"confserver": 2}
@@ -19,6 +19,7 @@ ROUNDS = {"confserver": 2}
         *((crash.CAMPAIGN, part, ROUNDS.get(part, 4)) for part in crash.CAMPAIGN.parts),
         *((fault.CAMPAIGN, part, ROUNDS.get(part, 6)) for part in fault.CAMPAIGN.parts),
         (fuzz.CAMPAIGN, "", 1200),
+        (fuzz_native.CAMPAIGN, "", 400),
     ],
     ids=lambda value: value.name if isinstance(value, Campaign) else str(value),
 )

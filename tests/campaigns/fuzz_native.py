@@ -1,0 +1,73 @@
+"""The kernels alone, for a build with ASan and UBSan (`make fuzz PART=native`): hostile bytes, and odd bounds."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from _native import undo
+from _native.crc32c import crc32c
+from tests.campaigns.fuzz import entries, mutated, references
+from tests.campaigns.runner import Campaign, Round
+
+BLOCK = 65536
+BLOCKS = 12
+POLYNOMIAL = 0x82F63B78
+
+
+def _own(data: bytes) -> bytearray:
+    """The bytes in memory of just their length, so that the byte behind them is nobody's."""
+    return bytearray(data)
+
+
+@contextmanager
+def records() -> Iterator[Round]:
+    """A retention journal's records of old content."""
+    rng = random.Random(6)
+    span = (rng.randbytes(8192) + b"text " * 11469 + bytes(7))[:BLOCK] * 3 + bytes(2 * BLOCK)
+    out = bytearray(1 << 20)
+    _, end, _ = undo.pack(span, 2, 0b11101, 7, 99, bytes(16), out, 0, 1)
+    good = bytes(out[:end])
+    _, _, why, count, _, _ = undo.scan(good, 0, bytes(16), 1, 9, BLOCKS, None, None, 0)
+    assert why is None
+    assert count > 1
+    room, places, bitmap = bytearray(64 * BLOCK), bytearray(8 * BLOCKS), bytearray(-(-BLOCKS // 8))
+
+    def one(rng: random.Random, _: int) -> None:
+        hostile = _own(mutated(rng, good))
+        # Mostly with a place and a chain that are right, so that what lies behind is looked at.
+        chain = bytes(16) if rng.random() < 0.8 else rng.randbytes(16)
+        with suppress(undo.Damaged, ValueError):
+            undo.scan(hostile, 0, chain, 0, 2**64 - 1, BLOCKS, places, bitmap, rng.randrange(1000))
+        position = 0
+        with suppress(undo.Damaged, ValueError):
+            while position < len(hostile):
+                position = undo.content(hostile, position, room)[4]
+
+    yield one
+
+
+@contextmanager
+def sums() -> Iterator[Round]:
+    """CRC-32C of any length at any alignment, against one bit at a time."""
+
+    def slow(data: bytes) -> int:
+        state = 0xFFFFFFFF
+        for byte in data:
+            state ^= byte
+            for _ in range(8):
+                state = state >> 1 ^ (POLYNOMIAL if state & 1 else 0)
+        return state ^ 0xFFFFFFFF
+
+    def one(rng: random.Random, _: int) -> None:
+        whole = _own(rng.randbytes(rng.randrange(90)))
+        first = rng.randrange(len(whole) + 1)
+        part = memoryview(whole)[first:]
+        middle = rng.randrange(len(part) + 1)
+        assert crc32c(part[middle:], crc32c(part[:middle])) == slow(bytes(part))
+
+    yield one
+
+
+CAMPAIGN = Campaign(
+    "fuzz native", {"entries": entries, "references": references, "records": records, "sums": sums}
+)
