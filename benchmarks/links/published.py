@@ -16,12 +16,15 @@ def write(
     """The document's part between the two marks is this run's tables, or why there are none."""
     pieces = [missing] if missing else []
     if os.getloadavg()[2] > BUSY_LOAD + (os.cpu_count() or 1):
-        pieces.append("**Provisional**: other programs used the machine; lines of 1 Gbit/s need it whole.")
+        pieces.append(
+            f"**Provisional**: other programs used the machine's {os.cpu_count()} cores (see the load of each minute, "
+            "the measurement included); lines of 1 Gbit/s need it whole."
+        )
     if lines:
-        head = ("line", "congestion control", "lanes", "homeward Mbit/s", "iperf3 Mbit/s", "ratio")
+        head = ("line", "congestion control", "lanes", "homeward Mbit/s", "iperf3 Mbit/s", "ratio", "load")
         pieces.append(_table(head, lines))
     if compression:
-        head = ("line", "content", "auto s (MiB)", "always s (MiB)", "never s (MiB)", "auto / better")
+        head = ("line", "content", "auto s (MiB)", "always s (MiB)", "never s (MiB)", "auto / better", "load")
         pieces.append(_table(head, compression))
     if lanes:
         pieces.append(_table(("round trip ms", "lanes", "Mbit/s"), lanes))
