@@ -1,6 +1,7 @@
 """The master target's settings, read once from a TOML file. docs/configuration.md describes every key."""
 
 import ipaddress
+import re
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from drcore.settings import SettingsError, Table
 from masttarget.errors import ConfigRefused
 
 NO_PATH = Path("/")
+DISK_UUID = "disk-uuid:"
+"""What a `path` begins with that is a VMware disk UUID."""
 DEFAULT_STATE = Path("/var/lib/homeward/masttarget")
 
 
@@ -26,6 +29,8 @@ class DiskConfig:
     allow_larger: bool
     adopt: bool
     journal: Path
+    disk_uuid: str = ""
+    """The VMware disk UUID (32 hexadecimal digits) that the device is found by; empty where `path` is one."""
     keep_record: bool = False
     """Whether identity, generation and session number outlive a published cycle (a sync of its own leaves nothing)."""
 
@@ -101,7 +106,7 @@ def _loopback(role: Table) -> tuple[str, int]:
 
 
 def _disk(table: Table, state: Path, keep_record: bool) -> DiskConfig:
-    path = table.path("path")
+    disk_uuid, path = _place(table)
     disk = table.uuid("disk")
     config = DiskConfig(
         item=table.uuid("item"),
@@ -111,11 +116,28 @@ def _disk(table: Table, state: Path, keep_record: bool) -> DiskConfig:
         create=table.text("create", ""),
         allow_larger=table.flag("allow_larger", default=False),
         adopt=table.flag("adopt", default=False),
-        journal=journal_directory(path, state, disk),
+        journal=state / f"{disk}.homeward" if disk_uuid else journal_directory(path, state, disk),
+        disk_uuid=disk_uuid,
         keep_record=keep_record,
     )
     table.end()
+    if disk_uuid and (config.create or config.format not in ("", "raw")):
+        raise SettingsError("[disk] a disk that is found by its UUID is a device: raw, and never created")
     return config
+
+
+def _place(table: Table) -> tuple[str, Path]:
+    """The VMware disk UUID, if that is what `path` has, and the path (of such a disk only a name for people)."""
+    text = table.text("path")
+    if not text.startswith(DISK_UUID):
+        path = Path(text)
+        if not path.is_absolute():
+            raise SettingsError(f"[disk] path has to be an absolute path or {DISK_UUID}UUID, not {text!r}")
+        return "", path
+    digits = re.sub(r"[-\s]", "", text.removeprefix(DISK_UUID)).lower()
+    if not re.fullmatch(r"[0-9a-f]{32}", digits):
+        raise SettingsError(f"[disk] path: {text!r} has no UUID of 32 hexadecimal digits")
+    return digits, Path(DISK_UUID + digits)
 
 
 def journal_directory(path: Path, state: Path, disk: uuid.UUID) -> Path:

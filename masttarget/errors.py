@@ -228,3 +228,29 @@ class OtherFormat(HomewardError):
     path: str
     found_format: str
     wanted_format: str
+
+
+class DiskNotAttached(HomewardError):
+    """No disk of this machine has the VMware disk UUID."""
+
+    code = "HW-MT-049"
+    what = "the disk with the UUID {disk_uuid} is not attached to this machine"
+    found = "{reason} in {directory}"
+    expected = "wwn-0x… or scsi-3… with this UUID, of a whole disk"
+    remedy = "attach the disk to the master target, whose VM needs disk.EnableUUID = TRUE; look at ls -l {directory}"
+    disk_uuid: str
+    directory: str
+    reason: str
+
+
+class DiskUuidAmbiguous(HomewardError):
+    """Several disks of this machine have the same VMware disk UUID."""
+
+    code = "HW-MT-050"
+    what = "several disks of this machine have the UUID {disk_uuid}"
+    found = "{devices} in {directory}"
+    expected = "one disk"
+    remedy = "detach the copies, or give them UUIDs of their own (vmkfstools -J setuuid); nothing is guessed"
+    disk_uuid: str
+    directory: str
+    devices: str

@@ -11,10 +11,11 @@ from disks.disk import Disk, Format
 from disks.image import Image
 from disks.layout import Malformed
 from disks.vmdk_layout import decode_descriptor
+from masttarget.adapters.by_id import BY_ID, device_of
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.adapters.saved_file import SavedFile
-from masttarget.config import DiskConfig
-from masttarget.errors import JournalFailed, OtherFormat
+from masttarget.config import DISK_UUID, DiskConfig
+from masttarget.errors import DiskNotAttached, JournalFailed, OtherFormat
 
 _EXTENT: Final = re.compile(r"-(flat|[sf]\d{3,})")
 """What a VMDK's extents add to the name of their descriptor."""
@@ -31,14 +32,37 @@ _DESCRIBED: Final = (
 class LocalStore:
     """See `masttarget.ports.TargetStore`. Large digest maps go to files in `scratch`, made when needed."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, by_id: Path = BY_ID) -> None:
         self._scratch = scratch
+        self._by_id = by_id
+        self._uuids: dict[Path, str] = {}
+
+    def _place(self, disk: DiskConfig) -> Path:
+        """Where the target is now. Errors: HW-MT-049, 050 of one that is found by its UUID."""
+        if not disk.disk_uuid:
+            self._uuids.pop(Path(os.path.realpath(disk.path)), None)  # the device may be another disk's by now
+            return disk.path
+        device = device_of(disk.disk_uuid, self._by_id)
+        self._uuids[device] = disk.disk_uuid
+        return device
 
     def exists(self, disk: DiskConfig) -> bool:
-        return os.path.lexists(disk.path)
+        return bool(disk.disk_uuid) or os.path.lexists(disk.path)  # of a UUID `open` tells what is wrong
 
     def open(self, disk: DiskConfig) -> Disk:
-        found = catalogue.open_target(disk.path, _told(disk.format))
+        place = self._place(disk)
+        found = catalogue.open_target(place, _told(disk.format))
+        try:
+            still = self._place(disk)  # a disk that went meanwhile may have left its name to another one
+            if still != place:
+                raise DiskNotAttached(
+                    disk_uuid=disk.disk_uuid,
+                    directory=str(self._by_id),
+                    reason=f"{place} before, {still} now",
+                )
+        except BaseException:
+            found.close()
+            raise
         if disk.create and found.format is not Format(disk.create):
             found.close()
             raise OtherFormat(path=str(disk.path), found_format=found.format.value, wanted_format=disk.create)
@@ -48,7 +72,7 @@ class LocalStore:
         return catalogue.create(disk.path, Format(disk.create), size)
 
     def look(self, disk: DiskConfig) -> Disk:
-        return catalogue.look(disk.path, _told(disk.format))
+        return catalogue.look(self._place(disk), _told(disk.format))
 
     def create_at(self, path: Path, kind: str, size: int) -> Disk:
         return catalogue.create(path, Format(kind), size)
@@ -67,9 +91,12 @@ class LocalStore:
     def identity(self, disk: Disk) -> dict[str, str]:
         assert isinstance(disk, Image)
         found = catalogue.identity(disk)
+        uuid = self._uuids.get(Path(found.path), "")
         return {
-            "uuid": found.disk_uuid or "none",
-            "path": found.path,
+            "uuid": uuid or found.disk_uuid or "none",
+            "path": DISK_UUID + uuid
+            if uuid
+            else found.path,  # the kernel names a device anew with each attachment
             "size": str(found.size),
             "partition table": _with_words(found.partition_fingerprint, found.partition_table),
             "file systems": _with_words(found.file_system_fingerprint, "; ".join(found.file_systems)),

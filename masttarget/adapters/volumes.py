@@ -25,7 +25,8 @@ def volume_of(path: Path, config: MasttargetConfig) -> Volume:
         capacity_bytes=room.f_blocks * room.f_frsize,
         installation=Path(__file__).stat().st_dev,
         caches=(_existing(config.state_directory).stat().st_dev,),
-        targets=tuple(_target_device(disk.path) for disk in config.disks),
+        # A disk that is found by its UUID may come later; it is a whole device, and held exclusively when opened.
+        targets=tuple(_target_device(disk.path) for disk in config.disks if not disk.disk_uuid),
     )
 
 
