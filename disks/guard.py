@@ -11,17 +11,20 @@ import re
 import stat
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from disks.errors import DiskInUse, OpenFailed
+from drcore.limits import DEVICE_LOCK_SECONDS_MAX
 
 BLKROGET: Final = 0x125E
 """linux/fs.h: whether a block device is read-only."""
 QEMU_WRITES: Final = 101
 """qemu, block/file-posix.c: RAW_LOCK_PERM_BASE (100) and the bit of BLK_PERM_WRITE (1)."""
+_POLL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +82,17 @@ def refuse_read_only(descriptor: int, path: Path) -> None:
 
 
 def lock(descriptor: int, path: Path, *, exclusive: bool) -> None:
-    """An open-file-description lock covers the file until the descriptor is closed; raises DiskInUse.
+    """Locks of both kinds, open-file-description and flock(2), cover the file until it is closed; raises DiskInUse.
 
-    These locks (fcntl(2)) end with the last duplicate of the descriptor, so a killed process leaves none, and
-    they meet those of qemu, which locks bytes 100 to 203 of its images. All of qemu's are shared locks: who may
-    write holds one on byte 101. A reader leaves that byte out and looks whether anybody has it.
+    Linux keeps the two kinds apart, and other programs use either. Both end with the last duplicate of the
+    descriptor, so a killed process leaves none. Those of the first kind (fcntl(2)) meet those of qemu, which locks
+    bytes 100 to 203 of its images. All of qemu's are shared locks: who may write holds one on byte 101. A reader
+    leaves that byte out and looks whether anybody has it.
     """
     try:
         if exclusive:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_WRLCK, 0, 0))
+            _flock(descriptor, path, fcntl.LOCK_EX)
             return
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_RDLCK, 0, QEMU_WRITES))
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_RDLCK, QEMU_WRITES + 1, 0))
@@ -96,6 +101,7 @@ def lock(descriptor: int, path: Path, *, exclusive: bool) -> None:
             raise DiskInUse(
                 path=str(path), holder="a qemu that may write has it open (lslocks)", verb="writes"
             )
+        _flock(descriptor, path, fcntl.LOCK_SH)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             held = "locked by another process (lslocks, or qemu or homeward with this disk)"
@@ -103,6 +109,27 @@ def lock(descriptor: int, path: Path, *, exclusive: bool) -> None:
         raise OpenFailed(
             path=str(path), reason=f"its file system takes no locks: {error.strerror}"
         ) from error
+
+
+def _flock(descriptor: int, path: Path, kind: int) -> None:
+    """The lock of flock(2) is ours too; raises DiskInUse. It ends like the other kind, and with a killed process.
+
+    On a device it is waited for a moment: udev takes it while it looks at a device that somebody has just closed
+    (systemd, "Locking Block Device Access"). Where a file system has no such locks nobody can hold one.
+    """
+    patient = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+    deadline = time.monotonic() + (DEVICE_LOCK_SECONDS_MAX if patient else 0)
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                held = "locked with flock by another process (lslocks)"
+                raise DiskInUse(path=str(path), holder=held, verb="has locked") from error
+        except OSError:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _request(kind: int, start: int, length: int) -> bytes:

@@ -55,6 +55,8 @@ HEARTBEAT_SECONDS: Final = 5.0
 IDLE_SECONDS_MAX: Final = 60
 """A proved peer that neither sends nor takes a byte for so long is taken for lost: twelve heartbeats."""
 
+DEVICE_LOCK_SECONDS_MAX: Final = 5.0
+"""A device whose flock somebody has is waited for so long: udev looks at a disk within less."""
 WRITE_PIECE_BYTES: Final = 256 * KIB
 """One write. A larger one takes larger pages for the cache; those of 2 MiB a virtual machine has often given back to
 its host, and gets them again at 0.5 to 1 GB/s, where pieces of this size are written at 4 (ext4, Linux 6.18)."""

@@ -1,10 +1,12 @@
 """A disk that somebody else uses is refused: mounts, holders, loop devices, locks of ours and of qemu."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +151,35 @@ def test_one_writer_or_many_readers(kind: Format, tmp_path: Path) -> None:
     target.close()
     target.close()
     open_target(path).close()
+
+
+def test_what_somebody_locks_with_flock_is_in_use(file: Path) -> None:
+    with file.open("rb") as holder:
+        fcntl.flock(holder, fcntl.LOCK_SH)
+        with pytest.raises(DiskInUse) as caught:
+            open_target(file)
+        assert "lslocks" in str(caught.value)
+        open_source(file).close()
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        for opener in (open_source, open_target):
+            with pytest.raises(DiskInUse):
+                opener(file)
+        fcntl.flock(holder, fcntl.LOCK_UN)
+        target = open_target(file)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(holder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        target.close()
+
+
+def test_a_look_of_udev_at_a_device_is_waited_for(file: Path) -> None:
+    with loop(file) as device, device.open("rb") as holder:
+        fcntl.flock(holder, fcntl.LOCK_SH)
+        timer = threading.Timer(0.3, lambda: fcntl.flock(holder, fcntl.LOCK_UN))
+        timer.start()
+        try:
+            open_target(device).close()
+        finally:
+            timer.join()
 
 
 def test_an_image_that_qemu_has_open_is_in_use(tmp_path: Path) -> None:
