@@ -9,8 +9,12 @@ from wireproto.link import Transport
 class SentRecord(Protocol):
     """Which blocks were sent in this and in earlier, broken runs. Survives the process, not the machine."""
 
-    def mark(self, span: int, blocks: int) -> int:
-        """The span's blocks (a bitmap) are about to be sent; answers those that an earlier run sent already."""
+    def before(self, span: int, blocks: int) -> int:
+        """Those of the span's blocks (a bitmap) that an earlier run sent already."""
+        ...
+
+    def mark(self, span: int, blocks: int) -> None:
+        """The span's blocks are sent now."""
         ...
 
     def close(self) -> None:

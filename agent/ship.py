@@ -186,6 +186,7 @@ class Lane:
         self._source = None
         self._mode = self._compressor.mode()
         self._ranges: list[tuple[int, int]] = []
+        self._marks: list[tuple[int, int]] = []
 
     def _flush(self) -> None:
         """What is in the making has gone."""
@@ -197,7 +198,7 @@ class Lane:
             self._send(source, plain, lambda: self.link.send(source.stream, Zeroes(tuple(self._ranges))))
         if self._entries:
             frame = self._frame[: self._position]
-            self._send(source, len(frame), lambda: self.link.send_data(source.stream, self._entries, frame))
+            self._send(source, len(frame), lambda: self._send_content(source, frame))
         if self._referenced:
             message = Refer(self._referenced, self._references[: self._references_end])
             source.referrals.acquire(self._referenced)
@@ -208,11 +209,19 @@ class Lane:
         self._taken = 0
         self._work.sent(taken)
 
+    def _send_content(self, source: Source, frame: memoryview) -> tuple[int, int]:
+        # Recorded as sent before it goes, so that a crash cannot make a byte that is sent again look new; and no
+        # earlier than that: what waits for the window or the bandwidth has not been sent.
+        for span, blocks in self._marks:
+            source.sent.mark(span, blocks)
+        return self.link.send_data(source.stream, self._entries, frame)
+
     def _send(self, source: Source, plain: int, send: Callable[[], tuple[int, int]]) -> None:
         reserved = plain + 128
         ready = self._clock.monotonic()
         self._window.acquire(reserved)
         self._bucket.take(reserved)
+        self._window.check()  # nothing goes after a stop that ended the waiting
         before = self._clock.monotonic()
         sequence, count = send()
         after = self._clock.monotonic()
@@ -249,8 +258,7 @@ class Lane:
                 self._check(source, first, start, span[begin:end])
         sectors = self._sector_bitmaps(source, order, span)
         referred = self._referable(source, order, length)
-        # Recorded as sent before it goes, so that a crash cannot make a byte that is sent again look new.
-        resent = source.sent.mark(order.span, order.blocks)
+        resent = source.sent.before(order.span, order.blocks)
         if referred:
             self._refer(source, first, referred, span, sectors)
         left = order.blocks & ~referred
@@ -270,6 +278,7 @@ class Lane:
             packed = left & ~done
             self._count(source, packed, sectors, length, content, position - self._position, resent)
             self._content += content
+            self._marks.append((order.span, packed))
             self._entries += packed.bit_count()
             self._position, left = position, done
             if left or self._entries + SPAN_BLOCKS > ENTRIES_MAX:

@@ -384,8 +384,8 @@ class Sync:
         """Every loop that waits gets the error; the comparing loop raises the first one."""
         if self._over:
             return
-        self._failed = True
         self._window.fail(error)
+        self._failed = True  # who waits for the bandwidth ends now, and finds that the window has failed
         self._work.fail(error)
         for item in self._items:
             item.source.referrals.fail(error)

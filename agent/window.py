@@ -26,6 +26,12 @@ class Window:
                 raise self._failure
             self._bytes += count
 
+    def check(self) -> None:
+        """The session goes on. Errors: the failure that ended it."""
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+
     def sent(self, lane: int, stream: int, sequence: int, reserved: int, count: int) -> None:
         """The frame for which `reserved` bytes were acquired has gone with `count` bytes."""
         with self._changed:

@@ -55,15 +55,15 @@ class SentFile:
                 position += len(piece)
         self._now.unlink()
 
-    def mark(self, span: int, blocks: int) -> int:
+    def before(self, span: int, blocks: int) -> int:
         with self._failing():
-            now, before = (
-                int.from_bytes(os.pread(descriptor, _ENTRY, span * _ENTRY), "little")
-                for descriptor in self._descriptors
-            )
+            return int.from_bytes(os.pread(self._descriptors[1], _ENTRY, span * _ENTRY), "little") & blocks
+
+    def mark(self, span: int, blocks: int) -> None:
+        with self._failing():
+            now = int.from_bytes(os.pread(self._descriptors[0], _ENTRY, span * _ENTRY), "little")
             if blocks & ~now:
                 os.pwrite(self._descriptors[0], (now | blocks).to_bytes(_ENTRY, "little"), span * _ENTRY)
-        return before & blocks
 
     def close(self) -> None:
         descriptors, self._descriptors = self._descriptors, []

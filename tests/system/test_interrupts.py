@@ -77,6 +77,20 @@ def test_an_interrupt_is_heard_soon_however_much_is_left_to_send(tmp_path: Path,
     outcome.refused("HW-AGENT-007", exit_code=130)
 
 
+def test_what_waited_for_the_bandwidth_is_not_counted_as_sent(tmp_path: Path, dice: random.Random) -> None:
+    rate, seconds = 100_000, 2.0
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(12 * MIB))
+    target = write_sparse(tmp_path / "target.raw", dice.randbytes(12 * MIB))
+    process = start("sync", source, target, "--bandwidth", str(rate), "--json")
+    wait_until((tmp_path / "target.raw.homeward" / "cycle").exists)
+    began = time.monotonic()
+    interrupted(process, lambda: time.monotonic() - began > seconds).refused("HW-AGENT-007", exit_code=130)
+    most = rate * (time.monotonic() - began + 1)
+    found = homeward("sync", source, target, "--json").answer()
+    assert found["bytes_resent"] <= most
+    assert found["blocks_sent"] * 65536 >= 12 * MIB - most
+
+
 def test_an_interrupt_before_anything_began_is_an_interrupt(tmp_path: Path) -> None:
     source = write_sparse(tmp_path / "source.raw", bytes(MIB))
     target = tmp_path / "target.raw"
@@ -187,6 +201,8 @@ def test_a_device_goes_on_from_its_state_directory(
     assert found["resumed"] is True
     assert found["blocks_sent"] < SIZE // 65536
     judge(device, "raw", source)
+    assert list(state.rglob("*.undo")), "the way back stays"
+    assert homeward("sync", "--drop-undo", device, *options).code == 0
     assert list(state.rglob("*")) == []
 
 
