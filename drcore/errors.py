@@ -109,7 +109,7 @@ class Defect(HomewardError):
     reason: str
 
 
-def coded(error: Exception) -> HomewardError:
+def coded(error: BaseException) -> HomewardError:
     """The error itself when it has a code, else the defect that it is."""
     if isinstance(error, HomewardError):
         return error

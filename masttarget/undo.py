@@ -279,8 +279,9 @@ class UndoJournal:
     def _flush_soon(self) -> None:
         with self._changed:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="undo", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="undo", daemon=True)
+                thread.start()
+                self._thread = thread  # not before: nobody may wait for one that could not be started
             self._flushing = self._written
             self._changed.notify_all()
 
@@ -293,7 +294,7 @@ class UndoJournal:
                     return
             try:
                 self._flush()
-            except Exception as error:
+            except BaseException as error:  # whatever ends this thread, nobody may wait for it any more
                 with self._changed:
                     self._failure = coded(error)
                     self._changed.notify_all()
@@ -316,8 +317,8 @@ class UndoJournal:
         if wanted > self._durable:
             try:
                 self._flush()
-            except HomewardError as error:
-                self._failure = error
+            except BaseException as error:
+                self._failure = coded(error)
                 raise
         done = self._durable
         self._pending = {span: at for span, at in self._pending.items() if at > done}

@@ -2,15 +2,17 @@
 
 import os
 import random
+import threading
 from pathlib import Path
 
 import lz4.block
 import pytest
 import xxhash
 
-from drcore.errors import HomewardError
+from drcore.errors import Defect, HomewardError
 from drcore.units import BLOCK_BYTES, SPAN_BLOCKS
 from masttarget import segments as layout
+from masttarget import undo
 from masttarget.adapters.segment_files import SegmentFiles
 from masttarget.errors_retention import (
     ClockBackwards,
@@ -303,6 +305,62 @@ def test_a_failed_flush_is_final(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RetentionFailed):
         bench.write(2)
     assert bench.disk.steps[-1] == "read", "nothing was overwritten"
+
+
+@pytest.mark.parametrize("kind", [SystemExit, MemoryError])
+def test_nobody_waits_for_a_flushing_thread_that_died(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    begun, die = threading.Event(), threading.Event()
+
+    def fail(*_: object) -> None:
+        begun.set()
+        assert die.wait(20)
+        raise kind
+
+    monkeypatch.setattr(undo, "UNDO_FLUSH_BYTES", 1)
+    monkeypatch.setattr(os, "fdatasync", fail)
+    span = memoryview(bytearray(SPAN_BLOCKS * BLOCK_BYTES))
+    bench.disk.read(0, span)
+    bench.journal.expect(0, 0b100, span)
+    assert begun.wait(20)
+    failures: list[HomewardError] = []
+
+    def write() -> None:
+        try:
+            bench.write(2)
+        except HomewardError as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=write, daemon=True)
+    waiting.start()
+    die.set()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert [error.found for error in failures] == [Defect.found]
+    assert kind.__name__ in str(failures[0])
+    assert "write" not in bench.disk.steps[-1:], "nothing was overwritten"
+
+
+def test_a_flushing_thread_that_cannot_be_started_is_waited_for_by_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(undo, "UNDO_FLUSH_BYTES", 1)
+    span = memoryview(bytearray(SPAN_BLOCKS * BLOCK_BYTES))
+    bench.disk.read(0, span)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            bench.journal.expect(0, 0b100, span)
+    bench.journal.expect(0, 0b10000, span)
+    waiting = threading.Thread(target=bench.write, args=(2,), daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    bench.journal.close()
 
 
 def test_the_bytes_are_what_the_document_says(bench: Bench) -> None:
