@@ -84,14 +84,35 @@ class ConfserverConfig:
     replication: ReplicationConfig
 
 
+class _VariableUnset(SettingsError):
+    """The settings name an environment variable that nobody has set."""
+
+    def __init__(self, variable: str, key: str) -> None:
+        super().__init__(f"the variable {variable} of {key} is not set")
+        self.variable = variable
+
+
+class _SecretExposed(SettingsError):
+    """A file with a secret may be read by others than its owner."""
+
+    def __init__(self, path: Path, mode: int) -> None:
+        super().__init__(f"{path} has to be a file of mode 0600, not {mode:04o}")
+        self.path = path
+
+
 def load(path: Path, environment: Mapping[str, str]) -> ConfserverConfig:
     """The settings in the file. Errors: `ConfigRefused` (HW-CONF-001), `KeyFileRefused` (HW-CORE-001)."""
     try:
         with path.open("rb") as file:
             found = tomllib.load(file)
         return _read(found, environment)
+    except _VariableUnset as error:
+        todo = f"export {error.variable}=... where the server is started"
+        raise ConfigRefused(path=str(path), reason=str(error), todo=todo) from error
+    except _SecretExposed as error:
+        raise ConfigRefused(path=str(path), reason=str(error), todo=f"chmod 0600 {error.path}") from error
     except (OSError, tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
-        raise ConfigRefused(path=str(path), reason=str(error)) from error
+        raise ConfigRefused(path=str(path), reason=str(error), todo="correct the file") from error
 
 
 def _read(found: dict[str, Any], environment: Mapping[str, str]) -> ConfserverConfig:
@@ -132,7 +153,7 @@ def _database(role: Table, key: str, default: Path, environment: Mapping[str, st
         return f"sqlite:///{default}"
     url = environment.get(variable, "")
     if not url:
-        raise SettingsError(f"[confserver] {key}_variable names {variable}, which is not set")
+        raise _VariableUnset(variable, f"{key}_variable")
     # SQLAlchemy takes the driver from the scheme; the one that comes with DBOS is psycopg.
     for plain in ("postgresql://", "postgres://"):
         if url.startswith(plain):
@@ -218,7 +239,7 @@ def _optional_secret(table: Table, name: str, environment: Mapping[str, str]) ->
         return None
     value = environment.get(variable, "")
     if not value:
-        raise SettingsError(f"the variable {variable} of {name}_variable is not set")
+        raise _VariableUnset(variable, f"{name}_variable")
     return Secret(value.encode())
 
 
@@ -234,8 +255,10 @@ def _read_secret_file(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode) or stat.S_IMODE(mode) & 0o077:
-            raise SettingsError(f"{path} has to be a file of mode 0600, not {stat.S_IMODE(mode):04o}")
+        if not stat.S_ISREG(mode):
+            raise SettingsError(f"{path} has to be a file")
+        if stat.S_IMODE(mode) & 0o077:
+            raise _SecretExposed(path, stat.S_IMODE(mode))
         return os.read(descriptor, SECRET_BYTES_MAX)
     finally:
         os.close(descriptor)

@@ -4,15 +4,16 @@ from drcore.errors import HomewardError, Retry
 
 
 class ConfigRefused(HomewardError):
-    """The configuration cannot be used."""
+    """The configuration cannot be used; `todo` says whether to correct the file or what it names."""
 
     code = "HW-CONF-001"
     what = "the configuration {path} cannot be used"
     found = "{reason}"
     expected = "the keys of docs/configuration-confserver.md"
-    remedy = "correct the file"
+    remedy = "{todo}, then start the server again"
     path: str
     reason: str
+    todo: str
 
 
 class ItemMissing(HomewardError):
@@ -22,7 +23,7 @@ class ItemMissing(HomewardError):
     what = "the configuration server has no item {item}"
     found = "no such entry in its database"
     expected = "an item that was enabled"
-    remedy = "list the items; enable the machine if it is not there (homeward items)"
+    remedy = "look for its name with homeward items list; homeward items enable makes the machine an item"
     item: str
 
 
@@ -33,7 +34,7 @@ class JobMissing(HomewardError):
     what = "the configuration server has no job {job}"
     found = "no such entry in its database"
     expected = "a job that was started here"
-    remedy = "list the jobs (homeward jobs)"
+    remedy = "look for its id with homeward jobs list"
     job: str
 
 
@@ -44,10 +45,11 @@ class TransitionIllegal(HomewardError):
     what = "{verb} is not possible for an item that is {state}"
     found = "state {state}"
     expected = "state {allowed}"
-    remedy = "look at the item and its jobs; docs/states.svg shows which verb leads where"
+    remedy = "possible now: {possible}"
     verb: str
     state: str
     allowed: str
+    possible: str
 
 
 class ItemBusy(HomewardError):
@@ -226,7 +228,10 @@ class TokenRefused(HomewardError):
     what = "the request was refused"
     found = "{reason}"
     expected = "the bearer token of the server's token file"
-    remedy = "send it as: Authorization: Bearer TOKEN"
+    remedy = (
+        "homeward: name that file with --token-file or HOMEWARD_TOKEN_FILE; "
+        "other clients: send Authorization: Bearer TOKEN"
+    )
     reason: str
 
 

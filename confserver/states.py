@@ -79,6 +79,9 @@ TRANSITIONS: Final = MappingProxyType(
 )
 """From (state, event) to the next state."""
 
+VERBS: Final = (Event.REPROTECT, Event.REPLICATE, Event.FAILBACK, Event.COMMIT, Event.CANCEL)
+"""The events that a user brings about by the command of that name."""
+
 AT_WORK: Final = frozenset(
     {
         State.REPROTECTING,
@@ -97,5 +100,19 @@ def after(state: State, event: Event) -> State:
     found = TRANSITIONS.get((state, event))
     if found is None:
         allowed = ", ".join(before.value for before, which in TRANSITIONS if which is event)
-        raise TransitionIllegal(verb=event.value, state=state.value, allowed=allowed)
+        raise TransitionIllegal(
+            verb=event.value, state=state.value, allowed=allowed, possible=_possible(state)
+        )
     return found
+
+
+def _possible(state: State) -> str:
+    """What a user may do about an item that stands there, in words."""
+    if state is State.MIGRATED:
+        return "nothing, a completed migration has no way back"
+    if state in AT_WORK:
+        return (
+            "homeward jobs watch ITEM, to wait for the job that holds it, or homeward cancel ITEM, to end it"
+        )
+    verbs = [f"homeward {event.value} ITEM" for event in VERBS if (state, event) in TRANSITIONS]
+    return ", ".join(verbs) or "nothing, until the machine has failed over to Azure (again)"

@@ -111,7 +111,12 @@ def test_a_postgresql_url_comes_from_a_variable(tmp_path: Path) -> None:
         ("surprise = 1", 'password_variable = "P"', {"P": "p"}, "unknown key"),
         ("", 'password = "plain"', {}, "password_variable or password_file is missing"),
         ("", 'password_variable = "P"', {}, "P of password_variable is not set"),
-        ('database_variable = "URL"', 'password_variable = "P"', {"P": "p"}, "URL, which is not set"),
+        (
+            'database_variable = "URL"',
+            'password_variable = "P"',
+            {"P": "p"},
+            "URL of database_variable is not set",
+        ),
         ('masttarget_os = "vms"', 'password_variable = "P"', {"P": "p"}, "has to be one of"),
     ],
 )
@@ -121,6 +126,9 @@ def test_wrong_settings_are_refused(
     with pytest.raises(ConfigRefused) as caught:
         config.load(settings(tmp_path, extra, vsphere), environment)
     assert reason in str(caught.value)
+    for variable in ("P", "URL"):
+        asked = f"export {variable}=" in caught.value.sentence("remedy")
+        assert asked == reason.startswith(f"{variable} of "), "a variable is not corrected in the file"
 
 
 def test_a_token_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
@@ -129,3 +137,4 @@ def test_a_token_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigRefused) as caught:
         config.load(path, {"PASSWORD": "p"})
     assert "0644" in str(caught.value)
+    assert f"chmod 0600 {tmp_path}/token" in caught.value.sentence("remedy")

@@ -45,6 +45,29 @@ def test_nothing_leads_back_from_a_completed_migration() -> None:
     assert not [event for before, event in TRANSITIONS if before is State.MIGRATED]
 
 
+@pytest.mark.parametrize(
+    ("state", "event", "possible"),
+    [
+        (State.FAILED_OVER, Event.FAILBACK, "homeward reprotect ITEM"),
+        (
+            State.PROTECTED,
+            Event.COMMIT,
+            "homeward replicate ITEM, homeward failback ITEM, homeward cancel ITEM",
+        ),
+        (State.FAILED_BACK, Event.REPROTECT, "homeward commit ITEM, homeward cancel ITEM"),
+        (State.MIGRATED, Event.REPROTECT, "nothing"),
+        (State.COMMITTED, Event.FAILBACK, "nothing, until the machine has failed over"),
+        (State.COMMITTING, Event.COMMIT, "homeward jobs watch ITEM"),
+    ],
+)
+def test_what_is_refused_names_the_commands_that_are_possible(
+    state: State, event: Event, possible: str
+) -> None:
+    with pytest.raises(TransitionIllegal) as caught:
+        after(state, event)
+    assert f"possible now: {possible}" in caught.value.sentence("remedy")
+
+
 def test_the_picture_shows_every_state_and_transition() -> None:
     picture = ElementTree.fromstring(svg())
     titles = {node.text for node in picture.iter() if node.tag.endswith("}title")}
