@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from drcore.clock import Clock
-from drcore.errors import HomewardError
+from drcore.errors import HomewardError, coded
 from drcore.limits import RETENTION_SECONDS
 from masttarget.errors_retention import (
     LastPoint,
@@ -83,6 +83,11 @@ class Policy:
 
     seconds: float = RETENTION_SECONDS
     ladder: tuple[Step, ...] = ()
+
+    @classmethod
+    def of(cls, seconds: float, ladder: Iterable[tuple[float, float]]) -> "Policy":
+        """The policy that the settings ask for."""
+        return cls(seconds, tuple(Step(*step) for step in ladder))
 
 
 def prunable(points: Iterable[Point], now_ms: int, policy: Policy) -> list[Point]:
@@ -239,7 +244,14 @@ class ItemRetention:
             for one in disks:
                 self._seeding.discard(bytes.fromhex(one.disk))
             stood = self._stand(point.hex(), kind, tuple(found.values()), base_cycle)
-            self.prune()
+            try:
+                self.prune()
+            except Exception as error:  # the point stands; to say otherwise would have it published twice
+                self._log(
+                    "pruning failed, the next point tries again",
+                    item=self.item.hex(),
+                    error=str(coded(error)),
+                )
             return stood
 
     def _stand(self, name: str, kind: Kind, disks: tuple[PointDisk, ...], base_cycle: int = -1) -> Point:

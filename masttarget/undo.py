@@ -66,7 +66,11 @@ class Identity:
 
 
 class UndoJournal:
-    """See the module. One thread at a time may call it (the target's lock sees to that); it flushes in its own."""
+    """See the module. One thread at a time may call it (the target's lock sees to that); it flushes in its own.
+
+    `forget_before` alone may come from the writer of another disk of the item, who needs room; `_busy` keeps the two
+    apart.
+    """
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class UndoJournal:
         self._open = False
         self._written = 0
         self._changed = threading.Condition()
+        self._busy = threading.RLock()
         self._durable = 0
         self._durable_place = (0, 0)
         self._flushing = 0
@@ -166,20 +171,24 @@ class UndoJournal:
         missing = blocks & ~self.has(first_block, blocks) if self.active else 0
         if not missing:
             return
-        for piece in range(0, SPAN_BLOCKS, _PIECE_BLOCKS):
-            wanted = missing >> piece & _PIECE_BITS
-            if wanted:
-                content = span[piece * BLOCK_BYTES : (piece + _PIECE_BLOCKS) * BLOCK_BYTES]
-                self._keep(first_block + piece, wanted, content)
-        if self._written - self._flushing >= UNDO_FLUSH_BYTES:
-            self._flush_soon()
+        with self._busy:
+            for piece in range(0, SPAN_BLOCKS, _PIECE_BLOCKS):
+                wanted = missing >> piece & _PIECE_BITS
+                if wanted:
+                    content = span[piece * BLOCK_BYTES : (piece + _PIECE_BLOCKS) * BLOCK_BYTES]
+                    self._keep(first_block + piece, wanted, content)
+            if self._written - self._flushing >= UNDO_FLUSH_BYTES:
+                self._flush_soon()
 
     def before_overwrite(self, first: int, count: int) -> None:
         """See `Undo`. Errors: `RetentionFull`, `RetentionFailed`, those of `Disk.read`."""
         if not self.active or not count:
             return
+        with self._busy:
+            self._make_durable(first, first + count)
+
+    def _make_durable(self, first: int, end: int) -> None:
         wait = 0
-        end = first + count
         for span in range(first // SPAN_BLOCKS, (end - 1) // SPAN_BLOCKS + 1):
             start = span * SPAN_BLOCKS
             low, high = max(first - start, 0), min(end - start, SPAN_BLOCKS)
@@ -339,7 +348,19 @@ class UndoJournal:
             self.segments.store_head(Head(self._first, *self._durable_place))
 
     def forget_before(self, cycle: int) -> int:
-        """Segments that hold nothing of this cycle or a later one are gone; answers how many."""
+        """Segments that hold nothing of this cycle or a later one are gone; answers how many.
+
+        None while the disk's own writer is in here: it may itself wait for room, with what its caller wants locked.
+        Whoever needs the room asks again.
+        """
+        if not self._busy.acquire(blocking=False):
+            return 0
+        try:
+            return self._forget_before(cycle)
+        finally:
+            self._busy.release()
+
+    def _forget_before(self, cycle: int) -> int:
         numbers = [number for number in self.segments.numbers() if number >= self._first]
         gone: list[int] = []
         for number, header in headers(self.segments, numbers[1:]):

@@ -13,13 +13,15 @@ from drcore.units import BLOCK_BYTES
 from masttarget import volume
 from masttarget.adapters.retention_files import ListFile, RetentionFiles
 from masttarget.adapters.volumes import candidates, volume_of
-from masttarget.config import MasttargetConfig
+from masttarget.config import MasttargetConfig, load
+from masttarget.errors import ConfigRefused
 from masttarget.errors_retention import (
     ClockBackwards,
     LastPoint,
     PointInUse,
     PointsDamaged,
     PointUnknown,
+    RetentionFailed,
     RetentionFull,
     RetentionRefused,
     SlotsTaken,
@@ -203,6 +205,71 @@ def test_a_full_volume_costs_the_oldest_points_then_makes_the_cycle_wait_and_goe
     item.close_disk(DISK)
 
 
+def test_a_journal_whose_writer_is_at_work_is_pruned_by_another_disk_only_afterwards(tmp_path: Path) -> None:
+    """Its undo records are made durable by its own writer; nobody may take part in that from outside."""
+    item = item_of(tmp_path, Hands())
+    reading, go_on = threading.Event(), threading.Event()
+    disk = MemoryDisk(40 * BLOCK_BYTES)
+
+    def read(offset: int, into: memoryview) -> None:
+        if offset == 39 * BLOCK_BYTES:
+            reading.set()
+            assert go_on.wait(20)
+        disk.read(offset, into)
+
+    other = b"e" * 16
+    journals = [
+        item.open_disk(Identity(ITEM, one, disk.size), read, seeding=False, durable=(0, 0), void=False)
+        for one in (DISK, other)
+    ]
+    item.begin([DISK, other])
+    points = [PointDisk(one.hex(), disk.size) for one in (DISK, other)]
+    for number in range(4):
+        for journal in journals:
+            journal._segment_bytes = 1
+            journal.before_overwrite(number, 1)
+        item.publish(bytes([number]) * 16, Kind.CRASH_CONSISTENT, points)
+    before = [journal.segments.numbers() for journal in journals]
+    writer = threading.Thread(target=journals[1].before_overwrite, args=(39, 1), daemon=True)
+    writer.start()
+    assert reading.wait(20)
+    item.drop(list(item.points)[:2])
+    after = [journal.segments.numbers() for journal in journals]
+    go_on.set()
+    writer.join(20)
+    assert len(after[0]) < len(before[0])
+    assert after[1] == before[1]
+    assert journals[1].has(0, 1 << 39)
+    item.make_room(RetentionFull(path="x", free=0, wanted=0))
+    assert len(journals[1].segments.numbers()) < len(before[1])
+    for one in (DISK, other):
+        item.close_disk(one)
+
+
+def test_a_point_stands_although_pruning_failed_and_the_next_point_prunes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Hands()
+    item = item_of(tmp_path, clock, Policy(600))
+    for number in range(3):
+        item.publish(bytes([number]) * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)])
+        clock.time += 300
+    clock.time += 3600
+
+    def fail(*_: object) -> None:
+        raise RetentionFailed(path="x", reason="Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Points, "drop", fail)
+        assert (
+            item.publish(b"n" * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)]).id == (b"n" * 16).hex()
+        )
+    assert [point.sequence for point in item.points] == [1, 2, 3, 4]
+    assert item.cycle == 5
+    item.publish(b"o" * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)])
+    assert [point.sequence for point in item.points] == [4, 5]
+
+
 def test_who_waits_for_room_gives_up_when_a_newer_session_comes(tmp_path: Path) -> None:
     item = item_of(tmp_path, Hands())
     failures: list[RetentionFull] = []
@@ -269,3 +336,20 @@ def test_the_sixty_first_disk_is_refused_before_anything_changes() -> None:
         reception._check_slots({b"x" * 16, b"y" * 16})
     assert (caught.value.attached, caught.value.wanted, caught.value.most) == (59, 2, 60)
     assert "another master target" in str(caught.value)
+
+
+def test_the_ladder_is_a_setting(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+
+    def ladder(text: str) -> Policy:
+        path.write_text(f'[masttarget]\nkey_file = "/key"\nretention_ladder = "{text}"\n')
+        found = load(path)
+        return Policy.of(found.retention_seconds, found.retention_ladder)
+
+    assert ladder("") == Policy()
+    assert ladder(" 2h:30m,12h:4h ") == Policy(
+        24 * HOUR, (Step(2 * HOUR, HOUR / 2), Step(12 * HOUR, 4 * HOUR))
+    )
+    for words in ("2h", "2h:0m", "2x:1h", "2h:1h,1h:2h", "2h:1h,3h:1h", "24h:2h", "2h:1h,", "-2h:1h"):
+        with pytest.raises(ConfigRefused, match="retention_ladder"):
+            ladder(words)
