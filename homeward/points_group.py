@@ -62,7 +62,10 @@ def _desk(config: Path, item: uuid.UUID) -> Desk:
     if found.retention is None:
         raise RetentionOff(path=str(config))
     retention = Retention(
-        RetentionFiles(found.retention), SystemClock(), Policy(found.retention_seconds), log_to_stderr()
+        RetentionFiles(found.retention),
+        SystemClock(),
+        Policy.of(found.retention_seconds, found.retention_ladder),
+        log_to_stderr(),
     )
     secret = digest_secret(read_key_file(found.key_file), item.bytes).reveal()
     return Desk(disks, retention.item(item.bytes), LocalStore(found.state_directory), secret)

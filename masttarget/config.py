@@ -5,13 +5,14 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from drcore.limits import RETENTION_SECONDS, RPO_SECONDS
 from drcore.settings import SettingsError, Table
 from masttarget.errors import ConfigRefused
 
 NO_PATH = Path("/")
+_UNIT: Final = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 DISK_UUID = "disk-uuid:"
 """What a `path` begins with that is a VMware disk UUID."""
 DEFAULT_STATE = Path("/var/lib/homeward/masttarget")
@@ -49,6 +50,8 @@ class MasttargetConfig:
     retention_own_volume: bool = True
     """Whether that has to be a volume of its own (R065 to R071)."""
     retention_seconds: float = RETENTION_SECONDS
+    retention_ladder: tuple[tuple[float, float], ...] = ()
+    """(age, distance) in seconds: of points older than the one, one in the other is kept. Empty: every point is."""
     rpo_seconds: float | None = None
     """From which lag on somebody is told; None: nobody watches (a sync that runs once)."""
     metrics: tuple[str, int] | None = None
@@ -77,6 +80,7 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     retention = role.path("retention", NO_PATH)
     own_volume = role.flag("retention_own_volume", default=True)
     hours = role.number("retention_hours", RETENTION_SECONDS // 3600, 1, 24 * 366)
+    ladder = _ladder(role.text("retention_ladder", ""), hours * 3600.0)
     metrics = _loopback(role) if role.has("metrics") else None
     role.end()
     disks = tuple(_disk(table, state, keep_record) for table in top.tables("disk"))
@@ -87,8 +91,24 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
         raise SettingsError("two [[disk]] tables have the same path")
     where = None if retention == NO_PATH else retention
     return MasttargetConfig(
-        host, port, key_file, state, disks, where, own_volume, hours * 3600.0, RPO_SECONDS, metrics
+        host, port, key_file, state, disks, where, own_volume, hours * 3600.0, ladder, RPO_SECONDS, metrics
     )
+
+
+def _ladder(text: str, seconds: float) -> tuple[tuple[float, float], ...]:
+    """The rungs in `2h:30m, 12h:4h`; each is older than the one before, keeps fewer, and lies in the window."""
+    steps: list[tuple[float, float]] = []
+    for rung in text.split(",") if text.strip() else ():
+        told = re.fullmatch(r"\s*(\d{1,5})([mhd]):(\d{1,5})([mhd])\s*", rung)
+        if told is None:
+            raise SettingsError(f"[masttarget] retention_ladder: {rung.strip()!r} is no rung such as 2h:30m")
+        step = (int(told[1]) * _UNIT[told[2]], int(told[3]) * _UNIT[told[4]])
+        before = steps[-1] if steps else (-1.0, 0.0)
+        if not (before[0] < step[0] < seconds and before[1] < step[1]):
+            reason = "has to be older than the one before, keep fewer points, and lie within retention_hours"
+            raise SettingsError(f"[masttarget] retention_ladder: {rung.strip()!r} {reason}")
+        steps.append(step)
+    return tuple(steps)
 
 
 def _loopback(role: Table) -> tuple[str, int]:

@@ -48,7 +48,7 @@ class Master:
         if config.retention is not None:
             if config.retention_own_volume:
                 volume.check(volume_of(config.retention, config))
-            policy = Policy(config.retention_seconds)
+            policy = Policy.of(config.retention_seconds, config.retention_ladder)
             retention = Retention(RetentionFiles(config.retention), clock, policy, log)
         self._listener = Listener(listening or listen(config.host, config.port), shared, clock)
         self._reception = Reception(
