@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from confserver.errors import (
+    DisksNotAsPlanned,
     ItemBusy,
     ItemExists,
     ItemMissing,
@@ -42,6 +43,7 @@ from drcore.limits import REQUEST_BYTES_MAX
 from drcore.secret import Secret
 
 STATUSES: Final[dict[type[HomewardError], int]] = {
+    DisksNotAsPlanned: 409,
     ItemMissing: 404,
     JobMissing: 404,
     TransitionIllegal: 409,

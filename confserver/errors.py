@@ -284,13 +284,13 @@ class ItemExists(HomewardError):
 
 
 class DisksNotAsPlanned(HomewardError):
-    """The final point's hint or the replication speaks of other disks than the plan."""
+    """The machine in Azure has not the disks that an item is enabled with, or that a plan names."""
 
     code = "HW-CONF-024"
     what = "the Azure machine {vm} has not the disk {disk}"
     found = "disks {present}"
-    expected = "the disks that the item was enabled with"
-    remedy = "look at the machine in Azure; enable the item again with the disks that it has"
+    expected = "every disk that the item names"
+    remedy = "look at the machine in Azure; enable the item with the disks that it has (homeward items enable --disk)"
     vm: str
     disk: str
     present: str

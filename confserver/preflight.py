@@ -13,6 +13,7 @@ from confserver.ports import AzureVm, Datastore, Power, Vcenter, Vm
 from confserver.reprotect import AGENT_SECONDS_MAX
 from confserver.states import State
 from drcore.limits import MASTTARGET_DISKS_MAX
+from drcore.units import counted
 
 
 class Result(Enum):
@@ -122,7 +123,9 @@ def _eligible(facts: Facts) -> tuple[Result, str]:
     item = facts.item
     protected_before = bool(item.instance_uuid and item.disks)
     good = protected_before and item.state in (State.FAILED_OVER, State.REPROTECTING)
-    origin = f"VM {item.vm}, {len(item.disks)} disks" if protected_before else "none: born in the cloud"
+    origin = (
+        f"VM {item.vm}, {counted(len(item.disks), 'disk')}" if protected_before else "none: born in the cloud"
+    )
     return _verdict(good, f"state {item.state.value}, origin {origin}")
 
 
@@ -190,9 +193,8 @@ def _no_snapshots(facts: Facts) -> tuple[Result, str]:
 
 def _enable_uuid(facts: Facts) -> tuple[Result, str]:
     assert facts.masttarget is not None
-    return _verdict(
-        facts.masttarget.enable_uuid, f"disk.EnableUUID is {facts.masttarget.enable_uuid}".upper()
-    )
+    value = "TRUE" if facts.masttarget.enable_uuid else "not TRUE"
+    return _verdict(facts.masttarget.enable_uuid, f"disk.EnableUUID is {value}")
 
 
 def _controllers(facts: Facts) -> tuple[Result, str]:
@@ -273,7 +275,7 @@ def _discovery(facts: Facts) -> tuple[Result, str]:
     assert facts.datastores is not None
     assert facts.missing_privileges is not None
     missing = ", ".join(facts.missing_privileges) or "none"
-    told = f"{len(facts.datastores)} datastores listed, missing privileges: {missing}"
+    told = f"{counted(len(facts.datastores), 'datastore')} listed, missing privileges: {missing}"
     return _verdict(bool(facts.datastores) and not facts.missing_privileges, told)
 
 
@@ -291,7 +293,8 @@ def _no_namesake(facts: Facts) -> tuple[Result, str]:
     own = int(facts.vm.host == facts.masttarget.host)
     strays = facts.host_vms.count(facts.item.vm) - own
     return _verdict(
-        strays <= 0, f"{max(strays, 0)} other VMs named {facts.item.vm} on {facts.masttarget.host}"
+        strays <= 0,
+        f"{counted(max(strays, 0), 'other VM')} named {facts.item.vm} on {facts.masttarget.host}",
     )
 
 
@@ -313,12 +316,21 @@ def _disks_fit(facts: Facts) -> tuple[Result, str]:
     bad = []
     for disk in facts.item.disks:
         here, there = home.get(disk.disk), away.get(disk.azure_disk.lower())
-        if here is None or there is None or here != there:
-            bad.append(f"{disk.disk}: {here} bytes at home, {there} in Azure")
+        if here is None:
+            bad.append(f"{disk.disk}: neither {facts.item.vm} nor the master target has a disk of that UUID")
+        if there is None:
+            bad.append(f"{disk.disk}: {facts.azure.name} in Azure has no disk {disk.azure_disk}")
+        if here is not None and there is not None and here != there:
+            bad.append(f"{disk.disk}: {here} bytes at home, {there} bytes in Azure")
     unknown = len(away.keys() - {disk.azure_disk.lower() for disk in facts.item.disks})
     if not bad and unknown:
-        return Result.WARN, f"{unknown} disks in Azure that the item does not name: they stay behind"
-    return _verdict(not bad, "; ".join(bad) or f"{len(facts.item.disks)} disks, equal sizes")
+        return (
+            Result.WARN,
+            f"in Azure {counted(unknown, 'further disk')} that the item does not name: left behind",
+        )
+    return _verdict(
+        not bad, "; ".join(bad) or f"{counted(len(facts.item.disks), 'disk')}, equal on both sides in size"
+    )
 
 
 def _protected(facts: Facts) -> tuple[Result, str]:

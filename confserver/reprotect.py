@@ -10,6 +10,7 @@ from confserver.errors import AgentNotReady, JobCancelled
 from confserver.items import Home, Plan
 from confserver.states import Event
 from confserver.steps import Step, Verb, Work, move_disks, names, nothing, raise_generation, require_disks
+from drcore.units import counted
 
 AGENT_SECONDS_MAX: Final = 15 * 60
 """An agent takes up to so long to register again after the machine started (R096)."""
@@ -128,7 +129,7 @@ REPROTECT: Final = Verb(
         raise_generation(),
         Step(
             "remember-places",
-            lambda plan: (f"remember where {len(plan.disks)} disks hang on VM {plan.vm}",),
+            lambda plan: (f"remember the places of {counted(len(plan.disks), 'disk')} on VM {plan.vm}",),
             _remember,
             _forget,
             "the places are forgotten",

@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from confserver import preflight
-from confserver.errors import DiskMissing, ItemBusy, JobOver, PreflightRefused
+from confserver.errors import DiskMissing, DisksNotAsPlanned, ItemBusy, JobOver, PreflightRefused
 from confserver.failback import CANCEL, CANCEL_REPROTECT, COMMIT, FAILBACK
 from confserver.items import OVER, Item, ItemDisk, Job, JobStatus, Plan
 from confserver.jobs import WAIT_SECONDS, Jobs, new_job, require_retryable, side_effects
-from confserver.ports import Network, Power, Vm, VmDisk
+from confserver.ports import AzureVm, Network, Power, Vm, VmDisk
 from confserver.preflight import (
     BACK_CHECKS,
     CYCLE_CHECKS,
@@ -98,9 +98,13 @@ class Service:
     # Items
 
     def enable(self, told: Enabling) -> Item:
-        """The machine is an item. Errors: HW-CONF-023, and those of vCenter when it has to be asked for the VM."""
+        """The machine is an item, and Azure has its disks.
+
+        Errors: HW-CONF-023, 024, those of Azure, and those of vCenter when it has to be asked for the VM.
+        """
         instance = told.instance_uuid or self._ports.vsphere.vm(told.vm).instance_uuid
         disks = tuple(ItemDisk(uuid.UUID(disk.disk).hex, disk.azure_disk) for disk in told.disks)
+        _require_in_azure(self._ports.azure.vm(told.azure_vm), disks)
         return self._store.enable(
             Item(
                 id=str(uuid.uuid4()),
@@ -118,8 +122,8 @@ class Service:
     # Verbs
 
     def preflight(self, reference: str, verb: str) -> tuple[Check, ...]:
-        """The findings of every check of the verb. Touches nothing."""
-        return preflight.run(CHECKS[verb], self._facts(reference, verb))
+        """The findings of every check of the verb. Touches nothing. Errors: `ItemMissing` (HW-CONF-002), 021."""
+        return preflight.run(CHECKS[verb], self._facts(self._store.item(reference), verb))
 
     def plan(self, reference: str, verb: str) -> tuple[Plan, list[dict[str, Any]]]:
         """The plan and every side effect of the verb in order. Touches nothing. Errors: HW-CONF-002, 004, 010."""
@@ -216,7 +220,7 @@ class Service:
 
     # Facts
 
-    def _facts(self, reference: str, verb: str) -> Facts:
+    def _facts(self, item: Item, verb: str) -> Facts:
         gaps: dict[str, str] = {}
 
         def ask(name: str, question: Callable[[], _Found]) -> _Found | None:
@@ -228,7 +232,6 @@ class Service:
 
         vsphere = self._ports.vsphere
         checks = CHECKS[verb]
-        item = ask("item", lambda: self._store.item(reference))
         vcenter = ask("vcenter", vsphere.vcenter) if checks is not CYCLE_CHECKS else None
         nobody = Facts(
             item=item,
@@ -245,7 +248,7 @@ class Service:
             now=self._clock.now(),
             gaps=gaps,
         )
-        if item is None or checks in (BACK_CHECKS, CYCLE_CHECKS):
+        if checks in (BACK_CHECKS, CYCLE_CHECKS):
             return nobody
         facts = replace(
             nobody,
@@ -281,6 +284,15 @@ class Service:
             and other.masttarget == item.masttarget
             and other.state in (State.REPROTECTING, State.CANCELLING)
         )
+
+
+def _require_in_azure(vm: AzureVm, disks: tuple[ItemDisk, ...]) -> None:
+    """The machine has every one of the disks. Errors: `DisksNotAsPlanned` (HW-CONF-024)."""
+    present = {disk.resource_id.lower(): disk.resource_id for disk in vm.disks}
+    for disk in disks:
+        if disk.azure_disk.lower() not in present:
+            told = ", ".join(sorted(present.values())) or "none"
+            raise DisksNotAsPlanned(vm=vm.name, disk=disk.azure_disk, present=told)
 
 
 def _verb_for(item: Item, verb: str) -> str:

@@ -45,3 +45,8 @@ def bit_runs(bits: int) -> Iterator[tuple[int, int]]:
         yield at, count
         at += count
         bits >>= count
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, which takes an s for more than one: `1 disk`, `1,024 blocks`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

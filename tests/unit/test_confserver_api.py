@@ -84,6 +84,7 @@ def test_without_the_token_nothing_is_told(client: TestClient, headers: dict[str
     ("method", "path", "body", "status", "code"),
     [
         ("GET", "/items/nobody", None, 404, "HW-CONF-002"),
+        ("GET", "/items/nobody/preflight", None, 404, "HW-CONF-002"),
         ("GET", "/jobs/nothing", None, 404, "HW-CONF-003"),
         ("POST", "/items/web/failback", None, 409, "HW-CONF-004"),
         ("POST", "/items/web/reprotect", None, 412, "HW-CONF-006"),
@@ -92,6 +93,13 @@ def test_without_the_token_nothing_is_told(client: TestClient, headers: dict[str
         ("POST", "/items", {**TOLD, "surprise": 1}, 400, "HW-CONF-020"),
         ("POST", "/items", {**TOLD, "name": "../etc"}, 400, "HW-CONF-020"),
         ("POST", "/items", {**TOLD, "vm": "x" * 200_000}, 400, "HW-CONF-020"),
+        (
+            "POST",
+            "/items",
+            {**TOLD, "name": "db", "disks": [{**TOLD["disks"][0], "azure_disk": "/no/such/disk"}]},
+            409,
+            "HW-CONF-024",
+        ),
         ("GET", "/nowhere", None, 404, "HW-CONF-020"),
     ],
 )

@@ -134,6 +134,25 @@ def test_a_disk_in_azure_that_no_item_names_is_a_warning(good: Facts) -> None:
     assert found(facts, "HW-CHECK-101").result is Result.WARN
 
 
+def test_a_disk_that_one_side_has_not_is_said_in_words(good: Facts) -> None:
+    assert good.azure is not None
+    assert good.vm is not None
+    assert good.masttarget is not None
+    away = found(replace(good, azure=replace(good.azure, disks=good.azure.disks[:1])), "HW-CHECK-101")
+    assert f"web in Azure has no disk {ITEM_DISKS[1].azure_disk}" in away.observed
+    home = found(replace(good, vm=replace(good.vm, disks=good.vm.disks[:1])), "HW-CHECK-101")
+    assert f"{ITEM_DISKS[1].disk}: neither web nor the master target has" in home.observed
+    assert "None" not in away.observed + home.observed
+
+
+def test_one_of_a_thing_is_no_plural_and_no_value_is_shouted(good: Facts) -> None:
+    assert good.item is not None
+    one = replace(good, item=replace(good.item, disks=ITEM_DISKS[:1]))
+    assert found(one, "HW-CHECK-001").observed.endswith(", 1 disk")
+    assert "1 datastore listed" in found(good, "HW-CHECK-079").observed
+    assert found(good, "HW-CHECK-054").observed == "disk.EnableUUID is TRUE"
+
+
 def test_no_probed_path_is_a_warning(good: Facts) -> None:
     assert found(replace(good, paths=()), "95226").result is Result.WARN
 
