@@ -50,16 +50,17 @@ class Work:
         self.phase = phase
         self._number = number
         self._noted = -NOTE_SECONDS
+        self._label = ""
 
     def stopped(self) -> bool:
         """Whether the operator wants the job to end; a way back is never stopped."""
         return self.phase == "do" and self.store.cancel_asked(self.job)
 
     def moved(self, standing: Standing) -> None:
-        """The step's work stands there; written down about once a second."""
+        """The step's work stands there; written down about once a second, and when it is about something else."""
         now = self.clock.monotonic()
-        if now - self._noted >= NOTE_SECONDS:
-            self._noted = now
+        if now - self._noted >= NOTE_SECONDS or standing.label != self._label:
+            self._noted, self._label = now, standing.label
             self.store.note_progress(self.job, self.phase, self._number, standing)
 
     def moved_in_all(self, count: int) -> None:

@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 
 from confserver.adapters.role_process import Masttarget, agent_verb, masttarget_verb, run
 from confserver.config import ReplicationConfig
-from confserver.errors import DatastoreUnmapped, OtherDisk, RoleFailed, SourceUnknown
-from confserver.ports import CycleReport, DiskProof, Moved, ReplicaDisk, ReplicaOrder, Stopped
+from confserver.errors import DatastoreUnmapped, JobCancelled, OtherDisk, RoleFailed, SourceUnknown
+from confserver.ports import CycleReport, DiskProof, Moved, ReplicaDisk, ReplicaOrder, Standing, Stopped
 from disks import catalogue
 from drcore.clock import Clock
 from drcore.errors import HomewardError
@@ -31,6 +31,9 @@ _PATH: Final = re.compile(r"^\[([^\[\]/]+)\] (.+)$")
 DISK_IN_USE: Final = "HW-DISKS-010"
 HANDOVER_SECONDS: Final = (1.0, 2.0, 5.0, 10.0)
 """Pauses for a disk that a master target of a killed server still holds: it lets go when it sees that it is alone."""
+
+STOPPED_SECONDS: Final = 0.5
+"""While it waits, it looks so often whether the job is cancelled."""
 
 
 class LocalReplication:
@@ -94,7 +97,7 @@ class LocalReplication:
             ]
             return run(verbs, stopped, moved)
 
-        ours, theirs = self._patiently(prove)
+        ours, theirs = self._patiently(prove, stopped, moved)
         return tuple(
             DiskProof(disk.disk, disk.size, source["content_root"], target["content_root"])
             for disk, source, target in zip(order.disks, ours["disks"], theirs["disks"], strict=True)
@@ -113,9 +116,12 @@ class LocalReplication:
     def _session(
         self, order: ReplicaOrder, sources: "_Sources", stopped: Stopped, moved: Moved
     ) -> CycleReport:
-        return self._patiently(lambda: self._try(order, sources, stopped, moved))
+        return self._patiently(lambda: self._try(order, sources, stopped, moved), stopped, moved)
 
-    def _patiently(self, action: Callable[[], _Found]) -> _Found:
+    def _patiently(
+        self, action: Callable[[], _Found], stopped: Stopped | None = None, moved: Moved | None = None
+    ) -> _Found:
+        """What the action answers once nobody else uses the disks. Errors: its own; `JobCancelled` while it waits."""
         for pause in HANDOVER_SECONDS:
             try:
                 return action()
@@ -123,8 +129,20 @@ class LocalReplication:
                 code = error.role_code if isinstance(error, RoleFailed) else error.code
                 if code != DISK_IN_USE:
                     raise
-            self._clock.sleep(pause)
+                why = error.role_what if isinstance(error, RoleFailed) else error.sentence("what")
+                who = error.role_found if isinstance(error, RoleFailed) else error.sentence("found")
+            if moved is not None:
+                moved(Standing(0, 0, 0, f"waits for up to {sum(HANDOVER_SECONDS):.0f} s: {why}: {who}"))
+            self._pause(pause, stopped or _never)
         return action()
+
+    def _pause(self, seconds: float, stopped: Stopped) -> None:
+        """So much time has passed. Errors: `JobCancelled` (HW-CONF-007)."""
+        deadline = self._clock.monotonic() + seconds
+        while (left := deadline - self._clock.monotonic()) > 0:
+            if stopped():
+                raise JobCancelled()
+            self._clock.sleep(min(left, STOPPED_SECONDS))
 
     def _try(self, order: ReplicaOrder, sources: "_Sources", stopped: Stopped, moved: Moved) -> CycleReport:
         settings = self._write_masttarget(order)

@@ -5,6 +5,7 @@ Where a role's work stands is in its status file (docs/configuration.md), which 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -168,14 +169,14 @@ def _together(told: list[Standing]) -> Standing:
 
 
 def failed(role: str, found: dict[str, Any]) -> RoleFailed:
-    """The role's own error, in this role's words."""
+    """The role's own error, in this role's words: nobody ran a command of the role's."""
     return RoleFailed(
         role=role,
         role_code=found["code"],
         role_what=found["error"],
         role_found=found["found"],
         role_expected=found["expected"],
-        role_remedy=found["remedy"],
+        role_remedy=re.sub("run the (same )?command again", "retry the job", found["remedy"]),
     )
 
 

@@ -7,9 +7,18 @@ import pytest
 from confserver import config
 from confserver.adapters.network import TcpNetwork
 from confserver.adapters.replication import LocalReplication
+from confserver.adapters.role_process import failed
 from confserver.config import ReplicationConfig, SourceConfig
-from confserver.errors import ConfigRefused, DatastoreUnmapped, OtherDisk, SourceUnknown
-from confserver.ports import ReplicaDisk, ReplicaOrder
+from confserver.errors import (
+    ConfigRefused,
+    DatastoreUnmapped,
+    JobCancelled,
+    OtherDisk,
+    RoleFailed,
+    SourceUnknown,
+)
+from confserver.ports import CycleReport, ReplicaDisk, ReplicaOrder, Standing
+from disks.errors import DiskInUse
 from drcore.clock import SystemClock
 
 DISK = "6000c29" + "1" * 25
@@ -46,6 +55,64 @@ def test_a_disk_of_another_uuid_is_not_adopted(replication: LocalReplication, tm
 def test_a_disk_that_nobody_can_read_is_named(replication: LocalReplication) -> None:
     with pytest.raises(SourceUnknown):
         replication.cycle(order(), lambda: False, lambda count: None)
+
+
+class Held:
+    """A disk that somebody holds for a while, and what was said of it; the clock moves only by sleeping."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.now = 0.0
+        self.said: list[Standing] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def session(self, *_: object) -> CycleReport:
+        if self.times:
+            self.times -= 1
+            error = DiskInUse(path="/vmfs1/web.vmdk", holder="a qemu has it open", verb="has locked")
+            raise failed("agent", error.as_json())
+        return CycleReport("p", 0, 0, 0.0, ())
+
+
+def held(replication: LocalReplication, monkeypatch: pytest.MonkeyPatch, times: int) -> Held:
+    found = Held(times)
+    monkeypatch.setattr(replication, "_try", found.session)
+    monkeypatch.setattr(replication, "_clock", found)
+    return found
+
+
+def test_a_cycle_says_that_it_waits_for_a_disk_in_use(
+    replication: LocalReplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = held(replication, monkeypatch, 2)
+    assert replication.final_cycle(order(), (), lambda: False, found.said.append).point == "p"
+    waits = "waits for up to 18 s: /vmfs1/web.vmdk is in use: a qemu has it open"
+    assert [standing.label for standing in found.said] == [waits, waits]
+    assert found.now == 3.0
+
+
+def test_a_disk_that_stays_in_use_ends_the_cycle_with_one_instruction(
+    replication: LocalReplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = held(replication, monkeypatch, 9)
+    with pytest.raises(RoleFailed) as caught:
+        replication.final_cycle(order(), (), lambda: False, found.said.append)
+    assert found.now == 18.0
+    assert caught.value.role_remedy == "unmount or stop what holds it, then retry the job"
+
+
+def test_who_waits_for_a_disk_in_use_can_be_cancelled(
+    replication: LocalReplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = held(replication, monkeypatch, 9)
+    with pytest.raises(JobCancelled):
+        replication.final_cycle(order(), (), lambda: found.now >= 4.0, found.said.append)
+    assert found.now == 4.0
 
 
 def test_a_closed_port_has_a_reason() -> None:
