@@ -98,6 +98,16 @@ class ServerUnreachable(HomewardError):
     reason: str
 
 
+class ServerAway(ServerUnreachable):
+    """The configuration server went away while a job of its was watched."""
+
+    remedy = (
+        "the job is not lost: start the server with homeward confserver serve --config FILE, and the job goes on; "
+        "then homeward jobs watch {item}"
+    )
+    item: str
+
+
 class TokenMissing(HomewardError):
     """There is no token for the configuration server."""
 
@@ -105,7 +115,7 @@ class TokenMissing(HomewardError):
     what = "no token for the configuration server"
     found = "{reason}"
     expected = "the token that the server's token_file holds"
-    remedy = "pass --token-file FILE, or set HOMEWARD_TOKEN"
+    remedy = "pass --token-file FILE, or set HOMEWARD_TOKEN_FILE to that file or HOMEWARD_TOKEN to the token"
     reason: str
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from drcore.units import counted
 from homeward import show
 from homeward.stopping import Interrupt
 
@@ -122,10 +123,12 @@ def list_points(item: uuid.UUID, config: Path, as_json: bool) -> None:
     if as_json:
         show.answer_json({"item": item.hex, "points": found})
         return
-    for one in found:
-        show.answer(f"{one['sequence']:>6}  {one['time']}  {one['kind']:<16}  {one['id']}")
     if not found:
         show.answer("no points")
+        return
+    show.answer(f"{'POINT':>6}  {'TIME':<{len(found[0]['time'])}}  {'KIND':<16}  ID")
+    for one in found:
+        show.answer(f"{one['sequence']:>6}  {one['time']}  {one['kind']:<16}  {one['id']}")
 
 
 @points.command("show")
@@ -336,7 +339,7 @@ def drop(
     if as_json:
         show.answer_json({"dropped": [one.sequence for one in gone]})
     else:
-        show.answer(f"dropped {len(gone)} points")
+        show.answer(f"dropped {counted(len(gone), 'point')}")
 
 
 def _plan(steps: list[str], as_json: bool, **facts: Any) -> None:
@@ -385,10 +388,10 @@ def verify_journal(run: Any, directory: Path, as_json: bool) -> None:
         )
     else:
         for one in verdicts:
-            show.answer(f"item {one.item}: {one.points} points")
+            show.answer(f"item {one.item}: {counted(one.points, 'point')}")
             for disk in one.disks:
                 show.answer(
-                    f"  disk {disk.disk}: {disk.segments} segments, {show.count(disk.blocks)} blocks, "
+                    f"  disk {disk.disk}: {counted(disk.segments, 'segment')}, {counted(disk.blocks, 'block')}, "
                     f"{show.size(disk.bytes)}"
                     + (f", torn tail of {disk.torn_bytes} B" if disk.torn_bytes else "")
                 )

@@ -62,7 +62,7 @@ def _token(path: Path | None) -> Secret:
         raise TokenMissing(reason=f"{path}: {error.strerror or error}") from error
     told = os.environ.get("HOMEWARD_TOKEN", "")
     if not told:
-        raise TokenMissing(reason="neither --token-file nor HOMEWARD_TOKEN")
+        raise TokenMissing(reason="neither --token-file nor HOMEWARD_TOKEN_FILE nor HOMEWARD_TOKEN")
     return Secret(told.strip().encode())
 
 
@@ -86,6 +86,8 @@ def show_items(items: list[dict[str, Any]]) -> None:
     """A line an item."""
     if not items:
         show.answer("no items yet: homeward items enable --help")
+        return
+    show.answer(f"{'ITEM':24} {'STATE':20} HEALTH")
     for item in items:
         busy = f", job {item['job']}" if item["job"] else ""
         show.answer(f"{item['name']:24} {item['state']:20} {item['health']}{busy}")
@@ -168,8 +170,10 @@ def show_jobs(jobs: list[dict[str, Any]]) -> None:
     """A line a job."""
     if not jobs:
         show.answer("no jobs yet")
+        return
+    show.answer(f"{'JOB':36}  {'VERB':16} {'STATUS':10} CREATED")
     for job in jobs:
-        show.answer(f"{job['id']}  {job['verb']:10} {job['status']:10} {job['created']}")
+        show.answer(f"{job['id']}  {job['verb']:16} {job['status']:10} {job['created']}")
 
 
 def show_job(job: dict[str, Any], name: str) -> None:
@@ -208,11 +212,13 @@ server_option = click.option(
     envvar="HOMEWARD_SERVER",
     default=DEFAULT_SERVER,
     show_default=True,
+    show_envvar=True,
     help="The configuration server.",
 )
 token_option = click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     envvar="HOMEWARD_TOKEN_FILE",
-    help="The file with the bearer token (or the environment variable HOMEWARD_TOKEN).",
+    show_envvar=True,
+    help="The file with the bearer token; without one HOMEWARD_TOKEN holds the token itself.",
 )

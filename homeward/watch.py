@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from homeward import show
-from homeward.errors import NothingToWatch, ServerUnreachable
+from homeward.errors import NothingToWatch, ServerAway, ServerUnreachable
 from homeward.server import GOOD, OVER, Client
 from wireproto.errors import PeerReported
 
 POLL_SECONDS: Final = 0.5
-AWAY_SECONDS_MAX: Final = 60.0
+AWAY_SECONDS_MAX: Final = 60.0  # docs/configuration-confserver.md tells it
 """A server that restarts is waited for so long; its jobs go on by themselves."""
 RATE_SECONDS: Final = 10.0
 FRAMES_A_SECOND: Final = 4
@@ -80,19 +80,23 @@ def watch(client: Client, job: str, stopped: Callable[[], bool]) -> dict[str, An
     with _view(name) as view:
         found, away_since = first, 0.0
         while True:
-            view.show(found)
+            if not away_since:  # else nobody knows where the job stands
+                view.show(found)
             if found["status"] in OVER or stopped():
                 return found
             time.sleep(POLL_SECONDS)
             try:
                 found, away_since = client.get(f"/jobs/{job}"), 0.0
-            except ServerUnreachable:
+            except ServerUnreachable as error:
                 now = time.monotonic()
                 if not away_since:
                     away_since = now
-                    view.say("the server does not answer; its jobs go on when it is back; trying again")
+                    view.say(
+                        "the server does not answer; its jobs go on when it is back; "
+                        f"trying again for {show.duration(AWAY_SECONDS_MAX)}"
+                    )
                 if now - away_since > AWAY_SECONDS_MAX:
-                    raise
+                    raise ServerAway(server=error.server, reason=error.reason, item=name) from error
 
 
 @contextmanager
@@ -116,6 +120,7 @@ class Lines:
         self._told: set[tuple[str, str, bool]] = set()
         self._status = ""
         self._speed = Speed()
+        self._waits_for = ""
         self._progress_at = time.monotonic()
 
     def show(self, job: dict[str, Any]) -> None:
@@ -136,6 +141,11 @@ class Lines:
             return
         now = time.monotonic()
         rate, left = self._speed.add(now, running)
+        waits_for = "" if running["total"] else running["label"]
+        if waits_for and waits_for != self._waits_for:
+            self._progress_at = now
+            self.say(f"      {running['name']}: {waits_for}")
+        self._waits_for = waits_for or self._waits_for
         if now - self._progress_at >= show.LINE_SECONDS:
             self._progress_at = now
             self.say(f"      {running['name']}: {standing_words(running, rate, left)}")
@@ -176,7 +186,8 @@ def step_words(step: dict[str, Any]) -> str:
 def standing_words(step: dict[str, Any], rate: float, left: float | None) -> str:
     """Label, share, bytes, rate and time left of a step that runs."""
     if not step["total"]:
-        return f"running for {show.duration(max(time.time() - seconds_of(step['started']), 0.0))}"
+        passed = show.duration(max(time.time() - seconds_of(step["started"]), 0.0))
+        return f"running for {passed}" + (f"; {step['label']}" if step["label"] else "")
     share = 100 * step["done"] / step["total"]
     eta = f"{show.duration(left)} left" if left is not None else "time left not known yet"
     return (

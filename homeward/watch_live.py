@@ -72,7 +72,7 @@ class LiveView:
         rate, left = self._speed.add(time.monotonic(), step)
         passed = show.duration(max(time.time() - seconds_of(step["started"]), 0.0))
         if not step["total"]:
-            return Text(passed, style="dim")
+            return Text(f"{passed}, {step['label']}" if step["label"] else passed, style="dim")
         eta = f"ETA {show.duration(left)}" if left is not None else "ETA unknown"
         line = Table.grid(padding=(0, 1))
         share = 100 * step["done"] / step["total"]

@@ -9,7 +9,7 @@ import pytest
 from drcore.errors import HomewardError, Retry
 from drcore.secret import KeyFileRefused, Secret, read_key_file
 from drcore.settings import SettingsError, Table, parse_rate
-from drcore.units import bit_runs, parts
+from drcore.units import bit_runs, counted, parts
 
 
 class Example(HomewardError):
@@ -202,3 +202,8 @@ def test_parts_and_runs_of_bits() -> None:
     assert list(bit_runs(0)) == []
     assert list(bit_runs(0b1011001)) == [(0, 1), (3, 2), (6, 1)]
     assert list(bit_runs((1 << 64) - 1)) == [(0, 64)]
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 disks"), (1, "1 disk"), (1024, "1,024 disks")])
+def test_a_number_agrees_with_its_noun(number: int, text: str) -> None:
+    assert counted(number, "disk") == text

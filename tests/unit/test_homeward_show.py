@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from homeward import show
+from homeward import server, show
 from homeward.show import Standing
 
 
@@ -93,3 +93,27 @@ def test_progress_ends_with_the_work_that_failed(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyError), show.progress(lambda: Standing(0, 1, 0, "x")):
         raise KeyError
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+
+
+def test_lists_have_a_head_whose_words_stand_above_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    server.show_items([{"name": "web", "state": "protected", "health": "healthy", "job": None}])
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ITEM", "STATE", "HEALTH"]
+    assert head.index("STATE") == line.index("protected")
+    assert head.index("HEALTH") == line.index("healthy")
+    server.show_jobs([{"id": "1" * 36, "verb": "reprotect", "status": "done", "created": "today"}])
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.index("CREATED") == line.index("today")
+    server.show_items([])
+    assert "ITEM" not in capsys.readouterr().out
+
+
+def test_the_help_names_the_variables_for_server_and_token() -> None:
+    from click.testing import CliRunner
+
+    from homeward.control import items
+
+    told = CliRunner().invoke(items, ["list", "--help"]).output
+    told = " ".join(told.split())
+    for variable in ("HOMEWARD_SERVER", "HOMEWARD_TOKEN_FILE", "HOMEWARD_TOKEN holds"):
+        assert variable in told

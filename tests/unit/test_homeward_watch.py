@@ -159,8 +159,30 @@ def test_a_server_that_stays_away_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("homeward.watch.POLL_SECONDS", 0.0)
     monkeypatch.setattr("homeward.watch.AWAY_SECONDS_MAX", 0.01)
     client = FakeClient([job("running"), ServerUnreachable(server="s", reason="refused")])
-    with pytest.raises(ServerUnreachable):
+    with pytest.raises(ServerUnreachable) as caught:
         watch.watch(client, "j", lambda: False)  # type: ignore[arg-type]
+    assert caught.value.code == "HW-HOME-008"
+    assert str(caught.value).endswith("then homeward jobs watch web"), "the last words: the job is not lost"
+
+
+def test_while_the_server_is_away_nothing_is_said_of_the_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("homeward.watch.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("homeward.show.LINE_SECONDS", 0.0)
+    away = ServerUnreachable(server="s", reason="refused")
+    client = FakeClient([job("running", step("one")), *[away] * 5, job("done", step("one", **ENDED))])
+    watch.watch(client, "j", lambda: False)  # type: ignore[arg-type]
+    assert capsys.readouterr().err.count("running for") == 1
+
+
+def test_what_a_step_waits_for_is_said_at_once_and_once() -> None:
+    waits = step("one", label="waits: the disk is in use")
+    said = lines_of(
+        job("running", step("one")), job("running", waits), job("running", waits), job("running", step("one"))
+    )
+    assert said[2:] == ["      one: waits: the disk is in use"]
+    assert "; waits: the disk is in use" in watch.standing_words(waits, 0.0, None)
 
 
 def test_a_watcher_that_is_stopped_gets_the_job_as_it_stands() -> None:
