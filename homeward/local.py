@@ -1,5 +1,6 @@
 """`sync` on one machine: a master target as its own process, the agent in this one, a local socket between them."""
 
+import fcntl
 import json
 import os
 import secrets
@@ -8,6 +9,7 @@ import signal
 import stat
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +18,7 @@ from agent.config import AgentConfig, Compression, SourceConfig
 from agent.errors import MasttargetUnreachable
 from disks import guard
 from disks.disk import Format
+from disks.errors import DiskInUse
 from drcore.errors import HomewardError
 from homeward.child import ForkedMasttarget
 from homeward.errors import (
@@ -69,6 +72,7 @@ class Workplace:
         else:
             self.path = self.target.with_name(self.target.name + ".homeward")
         self.resumes = self.has_record
+        self._lock = -1
 
     @property
     def has_record(self) -> bool:
@@ -78,12 +82,14 @@ class Workplace:
     def prepare(self) -> dict[str, str]:
         """The directory is there, with a key and the identifiers of item and disk; an earlier run's are used again.
 
-        Errors: `DirectoryMissing` (HW-HOME-002), `LocalStateDamaged` (006), `WorkplaceFailed` (007).
+        It is ours until `release`. Errors: `DirectoryMissing` (HW-HOME-002), `LocalStateDamaged` (006),
+        `WorkplaceFailed` (007), `DiskInUse` (HW-DISKS-010) while another run has it.
         """
         if not _is_device(self.target) and not self.target.parent.is_dir():
             raise DirectoryMissing(path=str(self.target.parent))
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while self._lock < 0:
+                self._claim()
             key, identifiers = self.path / "key", self.path / "identifiers"
             if not key.exists() or not identifiers.exists():
                 _write(key, secrets.token_bytes(32))
@@ -96,6 +102,38 @@ class Workplace:
             raise self.failed(error) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged("identifiers that cannot be read") from error
+
+    def _claim(self) -> None:
+        """The directory is there and ours, unless its last owner was just about to remove it: then once more."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = self.path / "lock"
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(descriptor, lock):
+                self._lock, descriptor = descriptor, -1
+        except BlockingIOError as error:
+            holder = "another homeward that syncs it or takes a sync back"
+            raise DiskInUse(path=str(self.target), holder=holder, verb="has locked") from error
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """What can go is gone, and another run may have the directory; nothing happens where it was not ours."""
+        if self._lock < 0:
+            return
+        try:
+            self.tidy()
+            (self.path / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # not empty: something is remembered, or the next run has come
+                self.path.rmdir()
+        finally:
+            os.close(self._lock)
+            self._lock = -1
 
     def failed(self, error: OSError) -> WorkplaceFailed:
         """The coded error for what the operating system said about this directory."""
@@ -158,8 +196,8 @@ class Workplace:
         return found
 
     def tidy(self) -> None:
-        """What belongs to no open cycle and no undo journal is gone, the directory too when nothing is left in it."""
-        if self.has_record:
+        """What belongs to no open cycle and no undo journal is gone, where the directory is ours."""
+        if self._lock < 0 or self.has_record:
             return
         for pattern in (
             "key",
@@ -171,14 +209,20 @@ class Workplace:
         ):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
 
 
 def _is_device(path: Path) -> bool:
     try:
         return stat.S_ISBLK(path.stat().st_mode)
     except OSError:
+        return False
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether the open file still has that name: its last owner may have removed it before we locked it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
         return False
 
 
@@ -228,15 +272,18 @@ class LocalSync:
             self._agent.stop()
 
     def start(self) -> None:
-        """The master target runs; `run` has to follow. Errors: HW-HOME-002, 005, 006, 007."""
+        """The master target runs; `run` has to follow. Errors: HW-HOME-002, 005, 006, 007, HW-DISKS-010."""
         check_different(self._order.source, self._order.target)
-        self._identifiers = self.workplace.prepare()
-        config = self.workplace.masttarget_config(self._order, self._identifiers)
         try:
+            self._identifiers = self.workplace.prepare()
+            config = self.workplace.masttarget_config(self._order, self._identifiers)
             self._child = ForkedMasttarget(config, self.workplace.path / "masttarget.log")
         except OSError as error:
-            self.workplace.tidy()
+            self.workplace.release()
             raise self.workplace.failed(error) from error
+        except HomewardError:
+            self.workplace.release()
+            raise
 
     def run(self) -> "SyncReport":
         """The target holds what the source holds, durably; beside it stands only what takes that back.
@@ -249,7 +296,7 @@ class LocalSync:
         finally:
             self._child.end(STOP_SECONDS_MAX)
             self._child.close()
-            self.workplace.tidy()
+            self.workplace.release()
 
     def _run(self, child: ForkedMasttarget) -> "SyncReport":
         # Here, not above: the child imports its own role meanwhile.

@@ -21,7 +21,7 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
     from masttarget.taking_back import take_back
 
     place = Workplace(target, state)
-    config = place.known(Format(told) if told else None)
+    config = place.known(Format(told) if told else None)  # and nobody else has it until `release`
     if config is None:
         raise NothingToUndo(path=str(target), journal=str(place.path))
     stopped = Interrupt()
@@ -41,7 +41,7 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
         try:
             done = take_back(disk, retention.item(disk.item.bytes), LocalStore(place.path), on_bytes)
         finally:
-            place.tidy()
+            place.release()
     if as_json:
         show.answer_json(
             {
@@ -73,6 +73,7 @@ def drop_undo(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
 
     place = Workplace(target, state)
     with ExitStack() as stack:
+        stack.callback(place.release)
         config = place.known(Format(told) if told else None)
         try:
             if config is not None:

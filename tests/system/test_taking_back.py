@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from agent.config import Compression
+from disks.errors import DiskInUse
+from homeward.local import LocalSync, SyncOrder, Workplace
 from homeward.points import undo_sync
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.adapters.retention_files import RetentionFiles
@@ -218,3 +221,29 @@ def test_the_way_back_is_not_given_up_under_a_sync_that_runs(tmp_path: Path, dic
     assert ended(process).code == 0
     homeward("sync", "--undo", target, "--json").answer()
     assert target.read_bytes() == old
+
+
+def test_of_two_syncs_at_once_one_is_refused_and_leaves_the_other_alone(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    old = dice.randbytes(2 * MIB)
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(2 * MIB))
+    target = write_sparse(tmp_path / "target.raw", old)
+    first, second = (Workplace(target, tmp_path) for _ in range(2))
+    told = first.prepare()
+    files = {path.name: path.read_bytes() for path in first.path.iterdir()}
+    order = SyncOrder(source, target, "", None, None, None, Compression.AUTO, False, True, 1)
+    with pytest.raises(DiskInUse):
+        LocalSync(order, tmp_path, lambda error, wait: None).start()
+    homeward("sync", source, target, "--json", "--adopt").refused("HW-DISKS-010")
+    homeward("sync", "--drop-undo", target, "--json").refused("HW-MT-039")
+    second.tidy()
+    second.release()
+    assert {path.name: path.read_bytes() for path in first.path.iterdir()} == files
+    assert first.prepare() == told
+    first.release()
+    assert left_beside(target) == []
+    assert homeward("sync", source, target, "--json").code == 0
+    homeward("sync", "--undo", target, "--json").answer()
+    assert target.read_bytes() == old
+    assert left_beside(target) == []
