@@ -12,7 +12,7 @@ TARGET ?=
 CREATE ?=
 KEEP ?=
 
-.PHONY: scenario lab build build-asan demo demo-disk test check bench crash fault fuzz attack docs clean
+.PHONY: scenario site lab build build-asan demo demo-disk test check bench crash fault fuzz attack docs clean
 .DEFAULT_GOAL := build
 
 # The stamp is younger than everything that the build reads.
@@ -28,6 +28,10 @@ $(STAMP): pyproject.toml setup.py scripts/bootstrap $(NATIVE)
 # make demo: a machine comes home, on stand-ins for vCenter and Azure; KEEP=1 keeps the files.
 demo: lab
 	@$(PY) scripts/demo.py $(if $(KEEP),--keep)
+
+# make site: the same surroundings, until Ctrl-C, to bring the machine home by hand in a second terminal.
+site: lab
+	@$(PY) scripts/live_site.py $(if $(KEEP),--keep)
 
 demo-disk: build
 	@$(PY) scripts/demo_disk.py $(if $(KEEP),--keep) $(if $(CREATE),--create '$(CREATE)') \

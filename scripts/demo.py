@@ -312,14 +312,18 @@ def tell_story(stack: ExitStack, place: Path) -> None:
     )
 
 
+def tools_on_path() -> None:
+    """mke2fs and debugfs are found, which are not on the path of an ordinary user."""
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
 def main() -> int:
     """The demo has run and its files are gone; exit code 0 if everything came out as told."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="keep the files of the demo")
     keep = parser.parse_args().keep
     signal.signal(signal.SIGTERM, disk_demo.stop)
-    # mke2fs and debugfs are not on the path of an ordinary user.
-    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    tools_on_path()
     place: Path | None = None
     try:
         if missing := [tool for tool in disk_demo.TOOLS if shutil.which(tool) is None]:

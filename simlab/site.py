@@ -30,7 +30,7 @@ END_SECONDS_MAX: Final = 30.0
 ON, OFF = "poweredOn", "poweredOff"
 SERVER_SETTINGS: Final = """\
 [confserver]
-listen = "127.0.0.1:0"
+listen = "127.0.0.1:{port}"
 state_directory = "{folder}/state"
 token_file = "{folder}/token"
 masttarget_os = "linux"
@@ -79,6 +79,8 @@ class SiteOrder:
     snapshots: tuple[str, ...] = ()
     interval_seconds: int = 86400
     bandwidth: str = ""
+    port: int = 0
+    """Where the server listens on the loopback; 0 takes a free one, another at each start."""
     azure_seconds: float = 0.0
     """How long Azure takes for a power verb."""
     key: bytes = b""
@@ -196,6 +198,7 @@ class Site:
             password=PASSWORD_VARIABLE,
             subscription=SUBSCRIPTION,
             interval=self.order.interval_seconds,
+            port=self.order.port,
             bandwidth=f'bandwidth = "{self.order.bandwidth}"\n' if self.order.bandwidth else "",
         )
         for disk in self.order.disks:
