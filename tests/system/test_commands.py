@@ -120,6 +120,7 @@ def test_a_device_is_asked_for_in_words(tmp_path: Path, dice: random.Random, loo
     found = homeward("sync", source, device, "--adopt", *options).answer()
     assert found["virtual_size"] == len(content)
     subprocess.run(["cmp", source, device], check=True)
+    assert homeward("sync", "--drop-undo", device, *options).code == 0
     assert list(state.rglob("*")) == []
 
 
