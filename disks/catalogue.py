@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from disks.backing import Access, Backing
 from disks.check import Checker, Finding, Severity, collect
-from disks.disk import Disk, Format
+from disks.disk import CREATED, Disk, Format
 from disks.errors import FormatContradicted, FormatNotSupported, ImageDamaged, ParentUnusable, SizeNotPossible
 from disks.errors_vmdk import WrittenWholeOnly
 from disks.identity import DiskIdentity, identity
@@ -149,7 +149,9 @@ def create(path: str | Path, kind: Format, size: int) -> Image:
         raise WrittenWholeOnly(path=str(final), format=kind.value)
     if kind not in CREATORS:
         raise FormatNotSupported(
-            path=str(final), seen=f"{kind.value}, which is never created", choices=FORMATS
+            path=str(final),
+            seen=f"{kind.value}, which is never created",
+            choices=", ".join(one.value for one in CREATED),
         )
     _check_name(final, kind)
     if not 0 <= size <= DISK_BYTES_MAX:

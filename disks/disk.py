@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from drcore.units import ByteCount, ByteOffset
 
@@ -26,6 +26,21 @@ class Format(Enum):
     VMDK_VMFS_SPARSE = "vmdk-vmfsSparse"
     VMDK_SESPARSE = "vmdk-seSparse"
     QCOW2 = "qcow2"
+
+
+CREATED: Final = (
+    Format.RAW,
+    Format.VHD_FIXED,
+    Format.VHD_DYNAMIC,
+    Format.VHDX_FIXED,
+    Format.VHDX_DYNAMIC,
+    Format.VMDK_MONOLITHIC_SPARSE,
+    Format.VMDK_MONOLITHIC_FLAT,
+    Format.VMDK_VMFS,
+    Format.VMDK_TWO_GB_SPARSE,
+    Format.VMDK_TWO_GB_FLAT,
+)
+"""What a new, empty disk can be made as."""
 
 
 class ExtentKind(Enum):

@@ -78,10 +78,27 @@ class FormatUnknown(HomewardError):
     what = "the format of {path} is not certain"
     found = "{seen}"
     expected = "a suffix and a magic number that agree, or to be told the format"
-    remedy = "pass --source-format or --target-format ({choices})"
+    remedy = (
+        "say what it is: --format (info), --source-format or --target-format (compare, sync), format = in a [[disk]] "
+        "({choices})"
+    )
     path: str
     seen: str
     choices: str
+
+
+class FooterMissing(FormatUnknown):
+    """A VHD whose end is not there: probably a copy that was cut short."""
+
+    code = "HW-DISKS-017"
+    what = "{path} begins as a VHD and does not end as one"
+    found = "{seen}"
+    expected = "the footer in its last 512 bytes"
+    remedy = (
+        "the file was probably cut, or is still being copied: hold its size against the original's and fetch it again. "
+        "Only if nothing but the footer is missing, name the format: --format (info), --source-format or "
+        "--target-format (compare, sync) vhd-dynamic"
+    )
 
 
 class FormatContradicted(HomewardError):
@@ -92,7 +109,8 @@ class FormatContradicted(HomewardError):
     found = "{seen}"
     expected = "{told}"
     remedy = (
-        "name the right --source-format or --target-format, or leave it out where suffix and content agree"
+        "name the right format (--format, --source-format, --target-format, format = in a [[disk]]), or leave it out "
+        "where suffix and content agree"
     )
     path: str
     told: str

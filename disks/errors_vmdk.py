@@ -24,8 +24,8 @@ class ExtentNamed(FormatUnknown):
     found = "{seen}"
     expected = "the disk's descriptor, {descriptor}"
     remedy = (
-        "name {descriptor} instead; only to use this part by itself as plain bytes pass --source-format raw or "
-        "--target-format raw (formats: {choices})"
+        "name {descriptor} instead; only to use this part by itself as plain bytes tell the format raw: --format "
+        "(info), --source-format or --target-format (compare, sync)"
     )
     descriptor: str
 

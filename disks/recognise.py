@@ -12,7 +12,14 @@ from typing import Final
 from disks import magic, vhd_layout, vmdk_layout
 from disks.backing import Access, Backing
 from disks.disk import Format
-from disks.errors import FormatContradicted, FormatNotSupported, FormatUnknown, ImageDamaged, OpenFailed
+from disks.errors import (
+    FooterMissing,
+    FormatContradicted,
+    FormatNotSupported,
+    FormatUnknown,
+    ImageDamaged,
+    OpenFailed,
+)
 from disks.errors_vmdk import ExtentNamed, RawLooksLikeContainer
 from disks.layout import Malformed
 from disks.opening import open_backing
@@ -102,6 +109,8 @@ def classify(backing: Backing, given: Path, told: Format | None) -> Format:
         raise ExtentNamed(path=path, seen=words, choices=FORMATS, descriptor=str(descriptor))
     if not seen.family or suffix != seen.family or not seen.certain:
         name = f"the suffix {suffix}" if suffix else "no suffix"
+        if seen.family and suffix == seen.family:
+            raise FooterMissing(path=path, seen=f"{name} and {seen.words}", choices=FORMATS)
         raise FormatUnknown(path=path, seen=f"{name} and {seen.words}", choices=FORMATS)
     if seen.kind is None:
         raise FormatNotSupported(path=path, seen=seen.words, choices=FORMATS)

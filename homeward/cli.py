@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from disks.disk import Format
+from disks.disk import CREATED, Format
 from drcore.errors import HomewardError, coded
 from drcore.settings import SettingsError, parse_rate
 from drcore.units import BLOCK_BYTES
@@ -43,6 +43,7 @@ class Rate(click.ParamType[int]):
 
 
 FORMATS = tuple(kind.value for kind in Format)
+CREATABLE = tuple(kind.value for kind in (*CREATED, Format.VMDK_STREAM_OPTIMIZED))
 GARBAGE_THRESHOLD = 20_000
 """Objects between two searches for cycles: at Python's own 700 they take a sixth of the time of all imports."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -131,7 +132,8 @@ def info(run: Run, image: Path, told: str | None, checks: bool, as_json: bool) -
     if checks:
         for finding in findings:
             show.answer(show.finding_line(finding))
-        show.answer("check          damaged" if run.exit_code else "check          sound")
+        sound = "nothing to check: raw has no structure" if found and found.format is Format.RAW else "sound"
+        show.answer(f"check          {'damaged' if run.exit_code else sound}")
 
 
 def _tell_image(found: "catalogue.ImageInfo") -> None:
@@ -214,13 +216,21 @@ def compare(
     show.answer(f"compared {show.size(found.virtual_size)} in {show.duration(seconds)}")
 
 
-@cli.command()
-@click.argument("source", type=path_argument)
+class _Sync(click.Command):
+    """Its help shows both ways to call it."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] SOURCE TARGET")
+        formatter.write_usage(ctx.command_path, "--undo|--drop-undo [OPTIONS] TARGET", prefix="   or: ")
+
+
+@cli.command(cls=_Sync)
+@click.argument("source", type=path_argument, required=False)
 @click.argument("target", type=path_argument, required=False)
 @click.option("--undo", is_flag=True, help="Take the last sync of TARGET back, finished or broken off.")
 @click.option("--drop-undo", is_flag=True, help="Give up the way back: TARGET's undo journal is removed.")
 @click.option(
-    "--create", type=click.Choice(FORMATS), help="Create the target in this format when it does not exist."
+    "--create", type=click.Choice(CREATABLE), help="Create the target in this format when it does not exist."
 )
 @click.option("--source-format", type=click.Choice(FORMATS), help="What the source is.")
 @click.option("--target-format", type=click.Choice(FORMATS), help="What the target is.")
@@ -243,7 +253,7 @@ def compare(
 )
 @json_option
 def sync(
-    source: Path,
+    source: Path | None,
     target: Path | None,
     undo: bool,
     drop_undo: bool,
@@ -265,14 +275,14 @@ def sync(
     if undo or drop_undo:
         from homeward import points
 
-        if target is not None or (undo and drop_undo):
+        if source is None or target is not None or (undo and drop_undo):
             raise click.UsageError("--undo and --drop-undo take one TARGET and nothing else")
         (points.undo_sync if undo else points.drop_undo)(
             source, target_format, state_directory, as_json=as_json
         )
         return
-    if target is None:
-        raise click.UsageError("Missing argument 'TARGET'.")
+    if source is None or target is None:
+        raise click.UsageError(f"Missing argument '{'SOURCE' if source is None else 'TARGET'}'.")
     from agent.config import Compression
     from disks.disk import Format
     from homeward.local import LocalSync, SyncOrder

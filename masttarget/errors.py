@@ -70,7 +70,8 @@ class NotAdopted(HomewardError):
     found = "{identity}"
     expected = "a confirmation that this is the disk to be overwritten"
     remedy = (
-        "compare what was found with the disk you mean; if it is that one, pass --adopt (or adopt = true)"
+        "compare what was found with the disk you mean; if it is that one: homeward sync --adopt, or adopt = true in "
+        "the [[disk]] of the master target's settings, and restart it"
     )
     path: str
     identity: str

@@ -11,6 +11,7 @@ import pytest
 from disks.catalogue import create, disguised, open_source, open_target, recognise
 from disks.disk import Format
 from disks.errors import (
+    FooterMissing,
     FormatContradicted,
     FormatNotSupported,
     FormatUnknown,
@@ -70,8 +71,9 @@ def test_a_fixed_vhd_stays_fixed_although_its_guest_forged_a_dynamic_header(tmp_
 def test_a_header_copy_alone_has_to_be_told(tmp_path: Path) -> None:
     path = image(tmp_path, "disk.vhd", Format.VHD_DYNAMIC)
     os.truncate(path, path.stat().st_size - 512)
-    with pytest.raises(FormatUnknown):
+    with pytest.raises(FooterMissing) as caught:
         recognise(path, None)
+    assert "was probably cut" in caught.value.sentence("remedy")
     disk = open_target(path, Format.VHD_DYNAMIC)
     disk.write(0, memoryview(b"x" * 5000))
     disk.flush()
@@ -93,6 +95,7 @@ def test_suffix_and_magic_that_disagree_have_to_be_told(name: str, kind: Format,
     path = image(tmp_path, name, kind)
     with pytest.raises(FormatUnknown) as caught:
         recognise(path, None)
+    assert "--format (info)" in caught.value.sentence("remedy")
     assert "--source-format" in caught.value.sentence("remedy")
     assert "--target-format" in caught.value.sentence("remedy")
     assert recognise(path, kind) is kind
@@ -143,8 +146,9 @@ def test_a_stream_is_never_created_empty(tmp_path: Path) -> None:
     with pytest.raises(WrittenWholeOnly):
         create(tmp_path / "disk.vmdk", Format.VMDK_STREAM_OPTIMIZED, SIZE)
     for kind in (Format.VMDK_VMFS_SPARSE, Format.VMDK_SESPARSE, Format.QCOW2):
-        with pytest.raises(FormatNotSupported):
+        with pytest.raises(FormatNotSupported) as caught:
             create(tmp_path / "disk.vmdk", kind, SIZE)
+        assert kind.value not in caught.value.sentence("expected")
     assert not list(tmp_path.iterdir())
 
 
