@@ -1,6 +1,7 @@
 """Taking back the last cycle of a disk that is synced by itself: finished or broken off, created or overwritten."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from masttarget.config import DiskConfig
 from masttarget.errors import OtherTarget
@@ -12,6 +13,9 @@ from masttarget.points import Kind, Point
 from masttarget.ports import TargetStore
 from masttarget.retention import ItemRetention
 from masttarget.rollback import OnBytes
+
+_TAKEN_BACK: Final = "ff" * 16
+"""In the place of the published point: every cycle is taken back, and what is remembered of them is on its way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,10 @@ def take_back(
     record = journal.load()
     if record is None:
         raise NothingToUndo(path=str(config.path), journal=item.store.path)
+    if record.published == _TAKEN_BACK:  # killed behind its last write: only what is left over has to go
+        item.remove()
+        journal.remove()
+        return TakenBack(0, 0, removed=False, more=False)
     to = _before(item, record)
     if to is None and record.created and not record.published and unlink:
         _remove_created(config, record, store)
@@ -48,6 +56,8 @@ def take_back(
         newer = [point for point in item.points if to.sequence <= point.sequence < gone.point.sequence]
         item.points.drop([point.sequence for point in newer], "taken back")
     else:
+        if (ended := journal.load()) is not None:
+            journal.store(replace(ended, published=_TAKEN_BACK))
         item.remove()
         journal.remove()
     return TakenBack(done.blocks_changed, done.bytes_written, removed=False, more=bool(older))

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from masttarget.adapters.segment_files import SegmentFiles, replace_file, sync_directory
@@ -136,11 +136,26 @@ class RetentionFiles:
             yield
 
     def remove(self, item: bytes) -> None:
+        # Out of sight in one step first: half of an item's files would be taken for a damaged journal.
+        gone = self._path / "gone" / item.hex()
         with failing(self._path):
             if self._item(item).is_dir():
-                shutil.rmtree(self._item(item))
+                _remove_tree(gone)
+                gone.parent.mkdir(mode=0o700, exist_ok=True)
+                self._item(item).rename(gone)
+                sync_directory(gone.parent)
+                sync_directory(self._path)
+            _remove_tree(gone)
+            with suppress(FileNotFoundError):
+                if not any(gone.parent.iterdir()):
+                    gone.parent.rmdir()
             if self._path.is_dir() and not any(self._path.iterdir()):
                 self._path.rmdir()
+
+
+def _remove_tree(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
 
 
 @contextmanager

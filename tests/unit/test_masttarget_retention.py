@@ -1,6 +1,7 @@
 """An item's points: choosing, keeping, giving up; the volume that they lie on; the slots of a master target."""
 
 import random
+import shutil
 import subprocess
 import threading
 from dataclasses import replace
@@ -268,6 +269,33 @@ def test_a_point_stands_although_pruning_failed_and_the_next_point_prunes(
     assert item.cycle == 5
     item.publish(b"o" * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)])
     assert [point.sequence for point in item.points] == [4, 5]
+
+
+def test_an_item_goes_as_a_whole_and_what_a_kill_left_of_it_goes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Hands()
+    item = item_of(tmp_path, clock)
+    item.publish(b"n" * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)])
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            item.remove()
+    assert item.store.disks(ITEM) == []
+    again = item_of(tmp_path, clock)
+    assert len(again.points) == 0
+    again.publish(b"o" * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            again.remove()
+    item_of(tmp_path, clock).remove()
+    item_of(tmp_path, clock).remove()
+    assert not (tmp_path / "retention").exists()
 
 
 def test_who_waits_for_room_gives_up_when_a_newer_session_comes(tmp_path: Path) -> None:
