@@ -56,7 +56,8 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
     else:
         show.answer(
             f"{target} holds what it held before its last sync: "
-            f"{show.count(done.blocks_changed)} blocks were changed, {show.size(done.bytes_written)} written"
+            f"{show.count(done.blocks_changed)} blocks of 64 KiB were written back, whole "
+            f"({show.size(done.bytes_written)}; a sync sends and counts less: sectors, and no zero blocks)"
         )
         if done.more:
             show.answer(f"an earlier sync can be taken back too: homeward sync --undo {target}")

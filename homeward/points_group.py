@@ -128,7 +128,13 @@ def list_points(item: uuid.UUID, config: Path, as_json: bool) -> None:
         return
     show.answer(f"{'POINT':>6}  {'TIME':<{len(found[0]['time'])}}  {'KIND':<16}  ID")
     for one in found:
-        show.answer(f"{one['sequence']:>6}  {one['time']}  {one['kind']:<16}  {one['id']}")
+        show.answer(
+            f"{one['sequence']:>6}  {one['time']}  {one['kind']:<16}  {one['id']}" + _again(one["base"])
+        )
+
+
+def _again(base: int | None) -> str:
+    return f"  (point {base} again)" if base is not None else ""
 
 
 @points.command("show")
@@ -145,7 +151,7 @@ def show_point(item: uuid.UUID, point: str, config: Path, as_json: bool) -> None
     if as_json:
         show.answer_json(found)
         return
-    show.answer(f"point {found['sequence']}, {found['kind']}, {found['time']}")
+    show.answer(f"point {found['sequence']}, {found['kind']}, {found['time']}" + _again(found["base"]))
     for disk in found["disks"]:
         show.answer(
             f"disk {disk['disk']}  {show.size(disk['virtual_size'])}  root {disk['root'] or 'unknown'}"
@@ -206,19 +212,21 @@ def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: boo
     to = desk.item.points.choose(point)
     if plan:
         steps = [
-            "make what the disks hold now a point (before-rollback)",
+            "where no point holds what the disks hold now, make it one (before-rollback)",
             "raise the generation: older agents are refused, the next session compares",
             *(
                 f"write what differs to disk {one.disk}, at most {show.size(one.data_bytes)}"
                 for one in to.disks
             ),
-            f"publish a point with the content of point {to.sequence}",
+            f"publish a point with the content of point {to.sequence}, of the same kind ({to.kind.value})",
         ]
         _plan(steps, as_json, to=to.sequence)
         return
     total = max(one.data_bytes for one in to.disks)
     with _stoppable(total, "going back") as on_bytes:
         gone = go_back(desk.disks, to, desk.item, desk.store, on_bytes)
+    # Where the last cycle's point held what the disks held, the rollback made none of its own.
+    before = gone.before or desk.item.points.by_sequence(gone.point.sequence - 1)
     disks = [
         {"disk": name, "blocks_changed": one.blocks_changed, "bytes_written": one.bytes_written}
         for name, one in gone.disks.items()
@@ -227,15 +235,19 @@ def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: boo
         "point": gone.point.id,
         "sequence": gone.point.sequence,
         "back_to": to.sequence,
-        "before": gone.before.sequence if gone.before is not None else None,
+        "before": before.sequence if before is not None else None,
         "disks": disks,
     }
     if as_json:
         show.answer_json(done)
         return
     for name, one in gone.disks.items():
-        show.answer(f"disk {name}: {show.count(one.blocks_changed)} blocks changed")
-    if done["before"] is not None:
+        show.answer(
+            f"disk {name} holds what it held at point {to.sequence} ({to.time}): "
+            f"{show.count(one.blocks_changed)} blocks of 64 KiB were written"
+        )
+    show.answer(f"done: point {gone.point.sequence} stands for it")
+    if before is not None:
         show.answer(f"to take it back: homeward points rollback {item} {done['before']} --config {config}")
 
 
@@ -351,13 +363,26 @@ def _plan(steps: list[str], as_json: bool, **facts: Any) -> None:
 
 
 @click.command("verify")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.option("--config", type=click.Path(path_type=Path), help="The settings of the master target (TOML).")
 @json_option
 @click.pass_obj
-def verify_journal(run: Any, directory: Path, as_json: bool) -> None:
-    """Reads a retention journal from end to end, by its byte tables. Exit 1: something is wrong with it."""
+def verify_journal(run: Any, directory: Path | None, config: Path | None, as_json: bool) -> None:
+    """Reads a retention journal from end to end, by its byte tables. Exit 1: something is wrong with it.
+
+    The journal is DIRECTORY, or the retention volume of the settings.
+    """
+    from masttarget import config as settings
+    from masttarget.errors_retention import RetentionOff
     from masttarget.verify import verify as read
 
+    if (directory is None) == (config is None):
+        raise click.UsageError("name either DIRECTORY or --config")
+    if config is not None:
+        directory = settings.load(config).retention
+        if directory is None:
+            raise RetentionOff(path=str(config))
+    assert directory is not None
     verdicts = read(directory)
     if as_json:
         show.answer_json(

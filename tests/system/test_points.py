@@ -55,6 +55,21 @@ class Home:
         return write_sparse(self.folder / f"state-{number}.raw", self.contents[number])
 
 
+def test_a_rollback_says_what_became_of_it_and_how_it_is_taken_back(home: Home) -> None:
+    to = (home.item, 1, "--config", home.config)
+    assert "crash-consistent" in homeward("points", "rollback", home.item, 2, *to[2:], "--plan").stdout
+    told = homeward("points", "rollback", *to).stdout
+    assert "holds what it held at point 1 (" in told
+    assert "done: point 5 stands for it" in told
+    assert f"homeward points rollback {home.item} 4 --config" in told
+    assert "(point 1 again)" in homeward("points", "list", home.item, *to[2:]).stdout
+    assert homeward("points", "rollback", home.item, 4, *to[2:]).code == 0
+    judge(home.target, "raw", home.state(2))
+    for where in ((home.folder / "retention",), to[2:]):
+        assert homeward("masttarget", "verify", *where, "--json").answer()["good"] is True
+    homeward("masttarget", "verify", "--json").refused("HW-HOME-001")
+
+
 @pytest.fixture
 def home(tmp_path: Path, dice: random.Random) -> Home:
     return Home(tmp_path, dice, 3)
@@ -83,7 +98,7 @@ def test_points_are_listed_proved_exported_and_gone_back_to(home: Home) -> None:
     assert home.points("verify", "latest")["disks"]
     home.points("rollback", 4)  # change recovery point
     judge(home.target, "raw", home.state(2))
-    assert gone["back_to"] == 2
+    assert (gone["back_to"], gone["before"], gone["sequence"]) == (2, 4, 5)
     assert homeward("masttarget", "verify", home.folder / "retention", "--json").answer()["good"] is True
 
     home.cycle(generation=3)  # both went up by one with each verb
