@@ -19,6 +19,7 @@ from random import Random
 from typing import Any, Final
 
 from confserver.service import VERBS
+from disks import guard
 from tests.campaigns.homecoming import ONCE, Stage, roles, stage, undone
 from tests.campaigns.runner import Round
 
@@ -112,14 +113,29 @@ def source_away(scene: Stage) -> Hit:
     return hit
 
 
+def disk_held(scene: Stage) -> Hit:
+    """Somebody holds the second disk at home for longer than a master target waits."""
+    file = scene.lab.target("data").open("r+b")
+    guard.lock(file.fileno(), scene.lab.target("data"), exclusive=True)
+
+    def hit() -> bool:
+        file.close()
+        return True
+
+    return hit
+
+
 def books(table: str, column: str, step: str, *, passing: bool) -> Fault:
-    """The store's database refuses to change a column, until the step has been at it for a while or for good."""
+    """The store's database refuses to fill a column, until the step has been at it for a while or for good.
+
+    It lets a column be emptied: a full disk has no room for more, and the way back needs none.
+    """
 
     def arrange(scene: Stage) -> Hit:
         path = scene.lab.folder / "state" / "items.sqlite"
         _sql(
             path,
-            f"CREATE TRIGGER fault BEFORE UPDATE OF {column} ON {table} "
+            f"CREATE TRIGGER fault BEFORE UPDATE OF {column} ON {table} WHEN NEW.{column} <> '' "
             "BEGIN SELECT RAISE(ABORT, 'a fault of the database'); END",
         )
         seen = threading.Event()
@@ -180,6 +196,12 @@ CASES: Final = (
         "HW-CONF-021",
     ),
     Case("reprotect", "remember-places", books("homeward_items", "home", "remember-places", passing=True)),
+    Case(
+        "reprotect",
+        "remember-places",
+        books("homeward_items", "home", "remember-places", passing=False),
+        "HW-CONF-021",
+    ),
     Case("reprotect", "power-off-home", vcenter("PowerOffVM_Task", **_BUSY)),
     Case("reprotect", "power-off-home", vcenter("PowerOffVM_Task", drop="after")),
     Case("reprotect", "power-off-home", vcenter("PowerOffVM_Task", **_BROKEN), _REFUSED),
@@ -189,6 +211,7 @@ CASES: Final = (
     Case("reprotect", "hand-to-masttarget", vcenter("ReconfigVM_Task", "web", drop="after")),
     Case("reprotect", "hand-to-masttarget", vcenter("ReconfigVM_Task", "mt", skip=1, **_BROKEN), _REFUSED),
     Case("reprotect", "adopt-disks", killed("masttarget", "adopt")),
+    Case("reprotect", "adopt-disks", disk_held, "HW-DISKS-010"),
     Case("reprotect", "replicate", killed("agent", "sync")),
     Case("reprotect", "replicate", killed("masttarget", "serve")),
     Case("reprotect", "replicate", source_away, "HW-CONF-014"),
