@@ -13,15 +13,8 @@ from confserver.failback import CANCEL, CANCEL_REPROTECT, COMMIT, FAILBACK
 from confserver.items import OVER, Item, ItemDisk, Job, JobStatus, Plan
 from confserver.jobs import WAIT_SECONDS, Jobs, new_job, require_retryable, side_effects
 from confserver.ports import AzureVm, Network, Power, Vm, VmDisk
-from confserver.preflight import (
-    BACK_CHECKS,
-    CYCLE_CHECKS,
-    FAILBACK_CHECKS,
-    REPROTECT_CHECKS,
-    Check,
-    Facts,
-    Path,
-)
+from confserver.preflight import Check, Facts, Path
+from confserver.preflight_tables import BACK_CHECKS, CYCLE_CHECKS, FAILBACK_CHECKS, REPROTECT_CHECKS
 from confserver.reprotect import AGENT_SECONDS_MAX, REPLICATE, REPROTECT
 from confserver.states import State, after
 from confserver.steps import Ports, Verb, disk_on

@@ -9,7 +9,8 @@ import pytest
 from confserver import preflight
 from confserver.items import Home, Item
 from confserver.ports import Datastore, Power, Snapshot, Vcenter, VmDisk
-from confserver.preflight import FAILBACK_CHECKS, REPROTECT_CHECKS, Facts, Path, Result
+from confserver.preflight import Facts, Path, Result
+from confserver.preflight_tables import FAILBACK_CHECKS, REPROTECT_CHECKS
 from confserver.states import State
 from tests.unit.confserver_fakes import AZURE_VM, DISKS, ITEM_DISKS, FakeAzure, FakeVSphere, World
 
