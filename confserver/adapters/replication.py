@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from confserver.adapters.role_process import Masttarget, agent_verb, masttarget_verb, run
+from confserver.adapters.role_process import Masttarget, agent_verb, failed, masttarget_verb, run
 from confserver.config import ReplicationConfig
 from confserver.errors import DatastoreUnmapped, JobCancelled, OtherDisk, RoleFailed, SourceUnknown
 from confserver.ports import CycleReport, DiskProof, Moved, ReplicaDisk, ReplicaOrder, Standing, Stopped
@@ -162,8 +162,12 @@ class LocalReplication:
         )
 
     def _recognise(self, disk: ReplicaDisk) -> None:
-        """The disk at its path has the plan's UUID and size. Errors: `OtherDisk` (HW-CONF-011)."""
-        image = catalogue.open_source(self._local(disk))
+        """The disk at its path has the plan's UUID and size. Errors: `OtherDisk` (HW-CONF-011), `RoleFailed`."""
+        path = self._local(disk)
+        try:
+            image = catalogue.open_source(path)
+        except HomewardError as error:  # what the master target would say of it, in the words of a job
+            raise failed("master target", error.as_json()) from error
         try:
             found = catalogue.identity(image)
         finally:

@@ -211,7 +211,7 @@ CASES: Final = (
     Case("reprotect", "hand-to-masttarget", vcenter("ReconfigVM_Task", "web", drop="after")),
     Case("reprotect", "hand-to-masttarget", vcenter("ReconfigVM_Task", "mt", skip=1, **_BROKEN), _REFUSED),
     Case("reprotect", "adopt-disks", killed("masttarget", "adopt")),
-    Case("reprotect", "adopt-disks", disk_held, "HW-DISKS-010"),
+    Case("reprotect", "adopt-disks", disk_held, "HW-CONF-014"),
     Case("reprotect", "replicate", killed("agent", "sync")),
     Case("reprotect", "replicate", killed("masttarget", "serve")),
     Case("reprotect", "replicate", source_away, "HW-CONF-014"),

@@ -18,6 +18,7 @@ from confserver.errors import (
     SourceUnknown,
 )
 from confserver.ports import CycleReport, ReplicaDisk, ReplicaOrder, Standing
+from disks import guard
 from disks.errors import DiskInUse
 from drcore.clock import SystemClock
 
@@ -104,6 +105,19 @@ def test_a_disk_that_stays_in_use_ends_the_cycle_with_one_instruction(
         replication.final_cycle(order(), (), lambda: False, found.said.append)
     assert found.now == 18.0
     assert caught.value.role_remedy == "unmount or stop what holds it, then retry the job"
+
+
+def test_a_disk_that_cannot_be_adopted_is_told_in_the_words_of_a_job(
+    replication: LocalReplication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = held(replication, monkeypatch, 0)
+    (tmp_path / "vmfs1" / "web.raw").write_bytes(bytes(4096))
+    with (tmp_path / "vmfs1" / "web.raw").open("r+b") as file:
+        guard.lock(file.fileno(), Path(file.name), exclusive=True)
+        with pytest.raises(RoleFailed) as caught:
+            replication.start(order("[vmfs1] web.raw"))
+    assert found.now == 18.0
+    assert (caught.value.role_code, caught.value.role_remedy[-13:]) == ("HW-DISKS-010", "retry the job")
 
 
 def test_who_waits_for_a_disk_in_use_can_be_cancelled(
