@@ -11,6 +11,8 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -19,6 +21,7 @@ import wireproto.link  # noqa: F401
 from drcore.errors import coded
 from homeward.logs import log_to_stderr
 from masttarget.config import MasttargetConfig
+from masttarget.ports import Log
 
 _BACKLOG: Final = 128
 _SAID_BYTES_MAX: Final = 65536
@@ -36,6 +39,7 @@ class ForkedMasttarget:
             self.address: bytes = listening.getsockname()
             stdin, self._alive = os.pipe()
             self._said, stdout = os.pipe()
+            self._events, events = os.pipe()
             stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             sys.stdout.flush()
             sys.stderr.flush()
@@ -43,10 +47,17 @@ class ForkedMasttarget:
             if self.process == 0:
                 os.close(self._alive)
                 os.close(self._said)
-                _serve(config, listening, (stdin, stdout, stderr))
-            for descriptor in (stdin, stdout, stderr):
+                os.close(self._events)
+                _serve(config, listening, (stdin, stdout, stderr), events)
+            for descriptor in (stdin, stdout, stderr, events):
                 os.close(descriptor)
         self._ended = os.pidfd_open(self.process)
+
+    def events(self) -> Iterator[str]:
+        """The names of the events that it logs, as they come, until it has ended."""
+        with os.fdopen(self._events, encoding="utf-8") as lines:
+            for line in lines:
+                yield line.rstrip("\n")
 
     def said(self) -> dict[str, Any] | None:
         """The error with which it ended, as `HomewardError.as_json` gives it; None where it said nothing."""
@@ -73,12 +84,26 @@ class ForkedMasttarget:
         return bool(select.select([self._ended], [], [], seconds)[0])
 
     def close(self) -> None:
-        """The descriptors are given back; `end` was called."""
+        """The descriptors are given back; `end` was called, and `events` came to its end."""
         os.close(self._said)
         os.close(self._ended)
 
 
-def _serve(config: MasttargetConfig, listening: socket.socket, standard: tuple[int, int, int]) -> NoReturn:
+def _telling(log: Log, events: int) -> Log:
+    """A log that also tells the parent every event's name; who cannot hear it now, misses it."""
+    os.set_blocking(events, False)
+
+    def both(event: str, /, **facts: object) -> None:
+        log(event, **facts)
+        with suppress(OSError):
+            os.write(events, f"{event}\n".encode())
+
+    return both
+
+
+def _serve(
+    config: MasttargetConfig, listening: socket.socket, standard: tuple[int, int, int], events: int
+) -> NoReturn:
     """The child's whole life. It ends here: what the parent has still to do is not for its copy to do again."""
     status = 1
     try:
@@ -89,7 +114,7 @@ def _serve(config: MasttargetConfig, listening: socket.socket, standard: tuple[i
         for number, descriptor in enumerate(standard):
             os.dup2(descriptor, number)
         try:
-            master = Master(config, log_to_stderr(), listening=listening)
+            master = Master(config, _telling(log_to_stderr(), events), listening=listening)
             stop_on_signals(master.stop)
             stop_when_stdin_closes(master.stop)
             master.run(once=True)

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import stat
+import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +29,9 @@ from homeward.errors import (
     SameDisk,
     WorkplaceFailed,
 )
+from homeward.show import say
 from masttarget.config import DiskConfig, MasttargetConfig, journal_directory
+from masttarget.ports import GOES_ON, WAITS
 from wireproto.errors import ConnectionLost, PeerReported
 
 if TYPE_CHECKING:
@@ -291,12 +294,28 @@ class LocalSync:
         Errors: those of both roles, and HW-HOME-003.
         """
         assert self._child is not None
+        hearing = threading.Thread(target=self._hear, args=(self._child,), name="events", daemon=True)
+        hearing.start()
         try:
             return self._run(self._child)
         finally:
             self._child.end(STOP_SECONDS_MAX)
+            hearing.join()
             self._child.close()
             self.workplace.release()
+
+    def _hear(self, child: ForkedMasttarget) -> None:
+        """Whoever watches knows why nothing moves, and what helps."""
+        words = {
+            WAITS: f"waiting: no room beside {self.workplace.target} to keep what is overwritten (HW-MT-036). Make "
+            f"room on the volume of {self.workplace.path} and the sync goes on by itself; or stop it with Ctrl-C, and "
+            "the same command goes on later",
+            GOES_ON: "there is room again: the sync goes on",
+        }
+        for event in child.events():
+            if event in words:
+                with suppress(OSError):  # a terminal that is gone
+                    say(words[event])
 
     def _run(self, child: ForkedMasttarget) -> "SyncReport":
         # Here, not above: the child imports its own role meanwhile.

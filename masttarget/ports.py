@@ -1,7 +1,7 @@
 """What the master target needs from outside."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from disks.digestmap import DigestMap
 from disks.disk import Disk, Format
@@ -52,6 +52,11 @@ class TargetStore(Protocol):
     def new_map(self, disk: DiskConfig, size: int) -> DigestMap:
         """An empty digest map for `size` bytes."""
         ...
+
+
+WAITS: Final = "retention volume full: the cycle waits"
+"""An event that people have to hear of: nothing moves until `GOES_ON`."""
+GOES_ON: Final = "retention volume has room again: the cycle goes on"
 
 
 class Log(Protocol):

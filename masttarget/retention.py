@@ -21,7 +21,7 @@ from masttarget.errors_retention import (
     SegmentDamaged,
 )
 from masttarget.points import GOOD, Kind, Point, PointDisk, Points, PointsFile
-from masttarget.ports import Log
+from masttarget.ports import GOES_ON, WAITS, Log
 from masttarget.segments import Note, Segments, headers
 from masttarget.undo import Identity, Read, UndoJournal
 
@@ -343,14 +343,14 @@ class ItemRetention:
         while not self._gain():
             if not self.critical:
                 self.critical = True
-                self._log("retention volume full: the cycle waits", item=self.item.hex(), state="critical")
+                self._log(WAITS, item=self.item.hex(), state="critical")
             if self._impatient.wait(ROOM_POLL_SECONDS):
                 raise error
             if self.store.free_bytes() >= error.wanted:
                 break
         if self.critical:
             self.critical = False
-            self._log("retention volume has room again: the cycle goes on", item=self.item.hex())
+            self._log(GOES_ON, item=self.item.hex())
 
     def _gain(self) -> bool:
         """Whether there is more room than before: what somebody dropped, or the oldest point, is gone."""

@@ -15,6 +15,7 @@ from homeward.points import undo_sync
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.points import Points
+from tests.conftest import MountPoint
 from tests.system.command import (
     changed,
     ended,
@@ -245,3 +246,32 @@ def test_of_two_syncs_at_once_one_is_refused_and_leaves_the_other_alone(
     homeward("sync", "--undo", target, "--json").answer()
     assert target.read_bytes() == old
     assert left_beside(target) == []
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_sync_that_waits_for_room_to_keep_old_contents_says_so(
+    room: bool, tmp_path: Path, dice: random.Random, mount_point: MountPoint
+) -> None:
+    point = mount_point("tmpfs", 14 * MIB)
+    old = dice.randbytes(3 * MIB)
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(3 * MIB))
+    target = write_sparse(point / "target.raw", old)
+    ballast = write_sparse(point / "ballast", dice.randbytes(9 * MIB))
+    process = start("sync", source, target, "--json")
+    assert process.stderr is not None
+    line = next(iter(process.stderr.readline, ""))
+    while "HW-MT-036" not in line:
+        assert line, "ended without a word"
+        line = process.stderr.readline()
+    assert str(target) in line
+    if room:
+        ballast.unlink()
+        outcome = ended(process)
+        assert outcome.code == 0
+        assert "there is room again" in outcome.stderr
+        judge(target, "raw", source)
+    else:
+        interrupted(process, lambda: True).refused("HW-AGENT-007", exit_code=130)
+        ballast.unlink()
+    homeward("sync", "--undo", target, "--json").answer()
+    assert target.read_bytes() == old
