@@ -17,8 +17,8 @@ from drcore.limits import LANES_MAX
 NEAR_SECONDS: Final = 0.001
 """Within a machine or a building, where one lane's buffer (4 MiB) carries 4 GB/s; a wide area takes longer."""
 LANES_FAR: Final = LANES_MAX
-"""The first number on a longer line: too many cost little until they are dropped, too few cost the line. Begun with
-eight, a line that loses packets carried half of its rate for three seconds, until that was noticed."""
+"""The first number on a longer line: a trial needs seconds to show that more are needed, and those that bring nothing
+are dropped by trials."""
 LINE_SHARE_MIN: Final = 0.5
 """More lanes are tried when the lanes spend this share of their time waiting for the line."""
 IDLE_SHARE_MAX: Final = 0.5

@@ -1,7 +1,7 @@
 """Claims: homeward fills a line as iperf3 does with as many connections; automatic compression is the better way.
 
-Part of the full run only, about eight minutes. The disks lie in memory (/dev/shm) where there is room: the line is
-measured, not the disk.
+Part of the full run only; it took sixteen minutes on two cores that others used as well. The disks lie in memory
+(/dev/shm) where there is room: the line is measured, not the disk.
 """
 
 import csv
