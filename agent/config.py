@@ -13,6 +13,7 @@ from disks.disk import Format
 from drcore.limits import LANES_MAX
 from drcore.secret import Secret
 from drcore.settings import SettingsError, Table
+from wireproto.barrier import GROUP_NAME_BYTES_MAX
 
 DEFAULT_STATE = Path("/var/lib/homeward/agent")
 _FORMATS = ("", *(kind.value for kind in Format))
@@ -51,6 +52,8 @@ class AgentConfig:
     compression: Compression = Compression.AUTO
     lanes: int = 1
     reconnects: int = 0
+    group: str = ""
+    """The replication group whose members have common points; empty: none."""
     blob_ca_file: Path | None = None
     """Certificates to trust for signed URLs (PEM); the system's if None."""
 
@@ -92,9 +95,12 @@ def _read(found: dict[str, Any], environment: Mapping[str, str]) -> AgentConfig:
         compression=Compression(role.choice("compression", tuple(c.value for c in Compression), "auto")),
         lanes=role.number("lanes", 0, 0, LANES_MAX),
         reconnects=role.number("reconnects", 5, 0, 1000),
+        group=role.text("group", ""),
         blob_ca_file=role.path("blob_ca_file") if role.has("blob_ca_file") else None,
     )
     role.end()
+    if len(config.group.encode()) > GROUP_NAME_BYTES_MAX or not config.group.isprintable():
+        raise SettingsError(f"[agent] group has to be printable, of at most {GROUP_NAME_BYTES_MAX} bytes")
     return config
 
 

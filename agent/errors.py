@@ -1,6 +1,6 @@
 """What can go wrong at the agent."""
 
-from drcore.errors import HomewardError
+from drcore.errors import HomewardError, Retry
 
 
 class ConfigRefused(HomewardError):
@@ -114,3 +114,16 @@ class SourceTouched(HomewardError):
     path: str
     first_mark: str
     found_mark: str
+
+
+class FrozenTooLong(HomewardError):
+    """The source was thawed before the others of its group had harvested: there is no common instant."""
+
+    code = "HW-AGENT-010"
+    retry = Retry.RECONNECT
+    what = "the source was frozen for {seconds:.0f} seconds without a thaw from the master target"
+    found = "no word that every member of the group has harvested; the source was thawed all the same"
+    expected = "a thaw within {most:.0f} seconds"
+    remedy = "see that all machines of the group answer; the next attempt makes a new point"
+    seconds: float
+    most: float

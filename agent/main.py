@@ -12,7 +12,7 @@ from agent.adapters.source_mark import LocalMark
 from agent.adapters.tcp import TcpConnect
 from agent.config import AgentConfig, SourceConfig
 from agent.errors import MasttargetUnreachable, Stopped
-from agent.ports import Connect, SourceMark
+from agent.ports import Connect, Quiesce, SourceMark, StillSource
 from agent.report import Progress, SyncReport
 from agent.sync import Sync, SyncDisk, SyncPorts
 from disks import catalogue
@@ -37,8 +37,13 @@ class Agent:
         clock: Clock | None = None,
         *,
         connect: Connect | None = None,
+        quiesce: Quiesce | None = None,
     ) -> None:
-        """`connect` reaches a master target that is not behind the settings' host and port."""
+        """`connect` reaches a master target that is not behind the settings' host and port.
+
+        `quiesce` makes the sources stand still for a common point; without it nothing writes to them.
+        """
+        self._quiesce = quiesce or StillSource()
         self._config = config
         self._connect = connect or TcpConnect(config.host, config.port)
         self._on_retry = on_retry
@@ -72,7 +77,7 @@ class Agent:
         """
         config = self._config
         shared = read_key_file(config.key_file)
-        ports = SyncPorts(self._connect, self._clock, os.urandom, shared)
+        ports = SyncPorts(self._connect, self._clock, os.urandom, shared, self._quiesce)
         point = secrets.token_bytes(16)
         attempt, reached = 0, False
         while True:
@@ -84,6 +89,9 @@ class Agent:
                 try:
                     report = self._current.run()
                 except HomewardError as error:
+                    point = (
+                        self._current.point
+                    )  # of a group, whose word that it is published may have been lost
                     # Once it was reached, a master target that is away is one that restarts.
                     reached = reached or not isinstance(error, MasttargetUnreachable)
                     again = error.retry is Retry.RECONNECT or (

@@ -44,6 +44,36 @@ class LineState:
     """The shortest that was seen, in seconds."""
 
 
+class Quiesce(Protocol):
+    """What makes the source stand still for a common point of a replication group. Failures are coded errors."""
+
+    def freeze(self) -> None:
+        """Nothing writes to the sources until `thaw`."""
+        ...
+
+    def harvest(self) -> None:
+        """What the sources hold now is what the cycle will read, whatever is written after the thaw."""
+        ...
+
+    def thaw(self) -> None:
+        """The sources may be written to again. Called after each `freeze`, also after one that failed, and
+        already during one that takes too long, from another thread."""
+        ...
+
+
+class StillSource:
+    """A source that nothing writes to (a stopped machine, a snapshot): there is nothing to do."""
+
+    def freeze(self) -> None:
+        """See `Quiesce`."""
+
+    def harvest(self) -> None:
+        """See `Quiesce`."""
+
+    def thaw(self) -> None:
+        """See `Quiesce`."""
+
+
 class Connect(Protocol):
     """How to reach the master target."""
 

@@ -4,16 +4,17 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from agent.barrier import Barrier
 from agent.config import AgentConfig
 from agent.crew import Crew, at_once
 from agent.descent import Ask, Descent, Order, Ship
 from agent.errors import MasttargetUnreachable, NeverSettled, SourceChanged, SourceTouched, Stopped
 from agent.lanes import NEAR_SECONDS
 from agent.pace import Bucket, Compressor
-from agent.ports import Connect, LineState, SentRecord, SourceMark
+from agent.ports import Connect, LineState, Quiesce, SentRecord, SourceMark, StillSource
 from agent.references import Find, Orders, Outlook, Referrals, block_bytes
 from agent.report import DiskReport, Progress, SyncReport
 from agent.ship import Lane, Source, Tally, Work
@@ -111,6 +112,7 @@ class SyncPorts:
     clock: Clock
     random: Callable[[int], bytes]
     shared: Secret
+    quiesce: Quiesce = field(default_factory=StillSource)
 
 
 class Sync:
@@ -120,7 +122,7 @@ class Sync:
         self._config = config
         self._ports = ports
         self._disks = disks
-        self._point = point
+        self.point = point
         self._inbox: queue.SimpleQueue[_Inbound] = queue.SimpleQueue()
         self._work: WorkQueue[Work] = WorkQueue()
         self._window = Window()
@@ -128,6 +130,7 @@ class Sync:
         self._threads: list[threading.Thread] = []
         self._over = False
         self._failed = False
+        self._at_barrier = False
         self._done = threading.Event()
         self._session = 0
         self._bucket = Bucket(config.bandwidth, ports.clock, lambda: self._over or self._failed)
@@ -176,7 +179,9 @@ class Sync:
         try:
             opened = self._open()
             self.progress.overwrites = any(not (state.empty or state.resumed) for state in opened.disks)
-            if opened.published != self._point:
+            if opened.published != self.point:
+                if self._config.group:
+                    self._stand_with_the_others()
                 for item, state in zip(self._items, opened.disks, strict=True):
                     if state.empty:
                         item.empty = True
@@ -202,11 +207,23 @@ class Sync:
         """The session is open with all its lanes."""
         first, opened = self._connect(Purpose.SESSION, 0, 0)
         self._links.append(first)
-        if len(opened.disks) != len(self._disks) and opened.published != self._point:
+        if len(opened.disks) != len(self._disks) and opened.published != self.point:
             raise MessageRefused(reason="an opening of other disks")
         self._session = opened.session
         self._links += at_once(self._further, range(1, self._config.lanes))
         return opened
+
+    def _stand_with_the_others(self) -> None:
+        """What the sources hold is what they held when all members of the group stood still; the point is theirs.
+
+        Errors: `FrozenTooLong` (HW-AGENT-010), those of `Quiesce`, `PeerReported` when somebody else was late.
+        """
+        barrier = Barrier(self._config.group, self._links[0], self._ports.quiesce, self._ports.clock)
+        self._at_barrier = True
+        if self._failed:
+            raise Stopped()
+        self.point = barrier.run(lambda event: self._inbox.put(event.detached()))
+        self._at_barrier = False
 
     def _further(self, lane: int) -> Link:
         """One more connection of the open session."""
@@ -390,6 +407,8 @@ class Sync:
         for item in self._items:
             item.source.referrals.fail(error)
         self._inbox.put(error)
+        if self._at_barrier:
+            self._links[0].close()  # it waits there, and nowhere else
 
     def _compare_and_ship(self) -> None:
         rounds = 0
@@ -501,7 +520,7 @@ class Sync:
             if (mark := item.disk.mark()) != item.disk.first_mark:
                 raise SourceTouched(path=item.disk.path, first_mark=item.disk.first_mark, found_mark=mark)
             totals.append(DiskTotals(tally.frames, tally.plain_bytes, item.source.digests.root()))
-        self._links[0].send(SESSION_STREAM, Commit(self._point, bytes(16), tuple(totals)))
+        self._links[0].send(SESSION_STREAM, Commit(self.point, bytes(16), tuple(totals)))
 
     # The end
 
@@ -574,6 +593,6 @@ class Sync:
             sum(link.bytes_sent for link in self._all_links()),
             sum(link.bytes_received for link in self._all_links()),
             any(state.resumed for state in states),
-            self._point,
+            self.point,
             max(self._crew.most, 1),
         )

@@ -43,6 +43,11 @@ a sync on one machine work at once."""
 REFERENCE_SLOTS_MAX: Final = 2 * 1024 * 1024
 """Slots of 16 bytes in a target disk's index of sectors: 32 MiB know each sector of 6 GiB of content; of more, every
 second, fourth, … and the others as their neighbours."""
+GROUP_GATHER_SECONDS_MAX: Final = 30.0
+"""A member of a replication group waits so long for the others: half of what a silent peer may take."""
+GROUP_FREEZE_SECONDS_MAX: Final = 10.0
+"""From the order to freeze to the thaw, for all members of a group: a guest whose file systems stand still for longer
+loses its own clients. VSS gives a freeze 10 seconds, too."""
 REFERENCE_DISKS_MAX: Final = 6
 """Disks of a master target that are offered references at a time: each may take 40 MiB, and 512 hold all sessions."""
 SAVED_BYTES_MAX: Final = 4 * GIB

@@ -10,6 +10,7 @@ from typing import Any, Final
 from drcore.limits import RETENTION_SECONDS, RPO_SECONDS
 from drcore.settings import SettingsError, Table
 from masttarget.errors import ConfigRefused
+from wireproto.barrier import GROUP_NAME_BYTES_MAX
 
 NO_PATH = Path("/")
 _UNIT: Final = {"m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -32,6 +33,8 @@ class DiskConfig:
     journal: Path
     disk_uuid: str = ""
     """The VMware disk UUID (32 hexadecimal digits) that the device is found by; empty where `path` is one."""
+    group: str = ""
+    """The replication group whose members have common points; empty: none."""
     keep_record: bool = False
     """Whether identity, generation and session number outlive a published cycle (a sync of its own leaves nothing)."""
 
@@ -90,6 +93,7 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     if len({disk.path for disk in disks}) != len(disks):
         raise SettingsError("two [[disk]] tables have the same path")
     where = None if retention == NO_PATH else retention
+    _check_groups(disks, where)
     return MasttargetConfig(
         host, port, key_file, state, disks, where, own_volume, hours * 3600.0, ladder, RPO_SECONDS, metrics
     )
@@ -109,6 +113,15 @@ def _ladder(text: str, seconds: float) -> tuple[tuple[float, float], ...]:
             raise SettingsError(f"[masttarget] retention_ladder: {rung.strip()!r} {reason}")
         steps.append(step)
     return tuple(steps)
+
+
+def _check_groups(disks: tuple[DiskConfig, ...], retention: Path | None) -> None:
+    """Groups make sense: an item is in one or in none, and there is somewhere to note what becomes a common point."""
+    for disk in disks:
+        if any(other.item == disk.item and other.group != disk.group for other in disks):
+            raise SettingsError(f"the [[disk]] tables of item {disk.item} name different groups")
+    if retention is None and any(disk.group for disk in disks):
+        raise SettingsError("a [[disk]] group needs [masttarget] retention: common points are kept there")
 
 
 def _loopback(role: Table) -> tuple[str, int]:
@@ -138,8 +151,11 @@ def _disk(table: Table, state: Path, keep_record: bool) -> DiskConfig:
         adopt=table.flag("adopt", default=False),
         journal=state / f"{disk}.homeward" if disk_uuid else journal_directory(path, state, disk),
         disk_uuid=disk_uuid,
+        group=table.text("group", ""),
         keep_record=keep_record,
     )
+    if len(config.group.encode()) > GROUP_NAME_BYTES_MAX or not config.group.isprintable():
+        raise SettingsError(f"[[disk]] group has to be printable, of at most {GROUP_NAME_BYTES_MAX} bytes")
     table.end()
     if disk_uuid and (config.create or config.format not in ("", "raw")):
         raise SettingsError("[disk] a disk that is found by its UUID is a device: raw, and never created")

@@ -255,3 +255,29 @@ class DiskUuidAmbiguous(HomewardError):
     disk_uuid: str
     directory: str
     devices: str
+
+
+class GroupVoid(HomewardError):
+    """A common point of a replication group did not come about; nobody of the group has it."""
+
+    code = "HW-MT-053"
+    retry = Retry.RECONNECT
+    what = "the replication group {group} has no common point of this round"
+    found = "{reason}"
+    expected = "every member there, frozen and harvested in time, and each one's commit"
+    remedy = "see why that machine did not answer; start all agents of the group again"
+    group: str
+    reason: str
+
+
+class OtherGroup(HomewardError):
+    """Agent and master target do not agree on the item's replication group."""
+
+    code = "HW-MT-054"
+    what = "the two ends name different replication groups for item {item}"
+    found = "the agent says {found_group!r}"
+    expected = "{expected_group!r}, as the master target's configuration says"
+    remedy = "give [agent] group and the item's [[disk]] group the same name, or none"
+    item: str
+    found_group: str
+    expected_group: str

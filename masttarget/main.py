@@ -16,6 +16,7 @@ from drcore.limits import PROGRESS_SECONDS
 from drcore.secret import read_key_file
 from masttarget import volume
 from masttarget.adapters.files import LocalStore
+from masttarget.adapters.group_files import GroupFiles
 from masttarget.adapters.listen import Listener, listen
 from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.adapters.volumes import volume_of
@@ -60,6 +61,7 @@ class Master:
             log,
             self._session_ended,
             retention,
+            GroupFiles(config.retention) if config.retention is not None else None,
         )
         self._closing = ExitStack()
         if config.rpo_seconds is not None:

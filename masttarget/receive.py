@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from uuid import UUID
 
 from drcore.clock import Clock
@@ -13,13 +14,16 @@ from masttarget.commit import Acknowledge
 from masttarget.config import DiskConfig
 from masttarget.errors import Diverged, Fenced, Stopping, UnknownDisk, UnknownItem
 from masttarget.errors_retention import SlotsTaken
+from masttarget.group import GroupNotes
+from masttarget.groups import Groups
 from masttarget.health import Meter
 from masttarget.opening import OpenDisk, open_disk
-from masttarget.points import Kind, PointDisk
+from masttarget.points import Kind
 from masttarget.ports import Log, RandomBytes, TargetStore
 from masttarget.retention import Retention
 from masttarget.session import Session, part
 from masttarget.target import Applied
+from wireproto.barrier import Enrol, Frozen, Harvested
 from wireproto.connection import SESSION_STREAM, Greeted, Received
 from wireproto.errors import MessageRefused, NotProved
 from wireproto.handshake import Hello, Purpose
@@ -62,7 +66,9 @@ class Reception:
         log: Log,
         on_session_end: Callable[[], None],
         retention: Retention | None = None,
+        notes: GroupNotes | None = None,
     ) -> None:
+        """`notes` of groups come with a retention; a common point that was begun is every member's afterwards."""
         self._retention = retention
         self._configs = {disk.disk.bytes: disk for disk in disks}
         self._items = {disk.item.bytes for disk in disks}
@@ -77,12 +83,14 @@ class Reception:
         """Guards the tables below, for moments only: nobody opens, flushes or sends under it."""
         self._gates = {item: threading.Lock() for item in self._items}
         """Held while an item's disks are opened, settled or closed; taken before `_lock`, never after it."""
+        self._groups = Groups(disks, notes, retention, random, log)
         self._wanted: dict[bytes, set[bytes]] = {}
         """Disks that are being opened, by item."""
         self._open: dict[bytes, OpenDisk] = {}
         self._sessions: dict[bytes, Session] = {}
         self._published: dict[bytes, bytes] = {}
         self._stopping = threading.Event()
+        self._groups.make_good((), self._end_cycle)
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart.start()
 
@@ -207,6 +215,7 @@ class Reception:
     def _take_over(self, link: Link, hello: Hello) -> Session:
         """The disks are open and take nothing of older sessions any more. Errors: `Fenced`, those of opening."""
         secret = digest_secret(self._shared, hello.item).reveal()
+        self._groups.make_good(list(self._open.values()), self._end_cycle, hello.item)
         disks = [self._disk(offer.disk, offer.size, secret) for offer in hello.disks]
         newest = max(disk.record.generation for disk in disks)
         number = 1 + max(disk.record.session for disk in disks)
@@ -242,7 +251,7 @@ class Reception:
             DiskState(disk.target.disk.size, disk.empty, disk.resumed, finds)
             for disk, finds in zip(session.disks, session.finds, strict=True)
         )
-        item = session.disks[0].config.item.bytes
+        item = session.item
         published = self._published.get(item, bytes(16))
         session.primary.send(SESSION_STREAM, Opened(session.number, published, states))
         session.begin_scan(threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True))
@@ -287,6 +296,17 @@ class Reception:
             self._published[opened.config.item.bytes] = opened.published_before
         return opened
 
+    def _end_cycle(self, disk: bytes, point: bytes) -> None:
+        """The disk's cycle ended with the point, durably; the next session begins another one."""
+        if (found := self._open.get(disk)) is not None:
+            found.publish(point)
+        elif (config := self._configs.get(disk)) is not None:
+            journal = self._store.journal(config)
+            if (record := journal.load()) is not None and not record.published:
+                journal.store(replace(record, published=point.hex()))
+        if disk in self._configs:
+            self._published[self._configs[disk].item.bytes] = point
+
     def _failed(self, disk: bytes, error: HomewardError) -> None:
         """The sessions that write to a disk that has failed are told and over."""
         self.meters[disk].failure = error.code
@@ -313,10 +333,12 @@ class Reception:
         return session
 
     def _ended(self, session: Session) -> None:
+        if (group := self._groups.of(session.item)) is not None:
+            group.leave(session.item, session)
         session.wait_for_readers()
         for disk in session.disks:
             self.meters[disk.config.disk.bytes].end(session.number)
-        item = session.disks[0].config.item.bytes
+        item = session.item
         with self._gates[item]:
             with self._lock:
                 if self._sessions.get(item) is session:
@@ -387,6 +409,8 @@ class Reception:
                     return True
                 case Commit() as commit:
                     self._commit(link, session, commit)
+                case Enrol() | Frozen() | Harvested() as message:
+                    self._groups.gather(link, session, message)
                 case message:
                     self._content(link, session, event, message, acknowledge)
 
@@ -451,6 +475,9 @@ class Reception:
         """The point is published, or the agent knows what is still due. Errors: `Diverged` (HW-MT-009)."""
         if len(commit.disks) != len(session.disks) or link is not session.primary:
             raise MessageRefused(reason="a commit that does not fit the session")
+        group = self._groups.of(session.item)
+        if group is not None and not session.enrolled:
+            self._groups.check(session, "")
         session.wait_for(commit.disks, self._clock.monotonic() + IDLE_SECONDS_MAX, self._clock)
         # The agent may commit as soon as it has the last digest, before the scan's thread knows that it is done.
         session.wait_for_scan()
@@ -460,11 +487,18 @@ class Reception:
             # What is published is what was judged: no frame and no newer session comes in between.
             for disk in session.disks:
                 stack.enter_context(disk.target.lock)
-            answer = self._publish(session, commit)
-        link.send(SESSION_STREAM, answer)
+            settled = self._judge(session, commit)
+            if settled and group is None:
+                self._publish(session, commit)
+        if not settled:
+            link.send(SESSION_STREAM, Unsettled())
+        elif group is None:
+            link.send(SESSION_STREAM, Published(commit.point))
+        elif ready := group.commit(session.item, session, commit):
+            self._groups.publish(group, ready, self._judge, self._publish)
 
-    def _publish(self, session: Session, commit: Commit) -> Published | Unsettled:
-        """See `_commit`; the disks' locks are held. Errors also: `Fenced`."""
+    def _judge(self, session: Session, commit: Commit) -> bool:
+        """Whether nothing is due any more; the disks' locks are held. Errors: `Diverged`, `Fenced`."""
         if any(disk.target.session != session.number for disk in session.disks):
             raise Fenced(
                 session=session.number,
@@ -475,7 +509,7 @@ class Reception:
         # What was asked for again may have come over other lanes since the agent counted: it has to count anew.
         ahead = any(got > total.frames for got, total in zip(session.frames, commit.disks, strict=True))
         if ahead or any(disk.target.mismatched for disk in session.disks):
-            return Unsettled()
+            return False
         for index, (disk, total) in enumerate(zip(session.disks, commit.disks, strict=True)):
             root = disk.target.digests.root()
             counted = (session.frames[index], session.plain_bytes[index])
@@ -489,17 +523,16 @@ class Reception:
                     source_bytes=total.plain_bytes,
                     target_bytes=counted[1],
                 )
+        return True
+
+    def _publish(self, session: Session, commit: Commit) -> None:
+        """The point is durable; the disks' locks are held. Errors: those of the retention and of the journals."""
         if self._retention is not None:
-            disks = [
-                PointDisk(disk.config.disk.hex, disk.target.data_bytes, disk.target.digests.root().hex())
-                for disk in session.disks
-            ]
-            item = session.disks[0].config.item.bytes
-            self._retention.item(item).publish(commit.point, Kind.CRASH_CONSISTENT, disks)
+            disks = session.point_disks()
+            self._retention.item(session.item).publish(commit.point, Kind.CRASH_CONSISTENT, disks)
         for disk in session.disks:
             disk.publish(commit.point)
             disk.target.due.settle()
             self.meters[disk.config.disk.bytes].publish(commit.point.hex(), self._clock.now())
-        session.published = self._published[session.disks[0].config.item.bytes] = commit.point
+        session.published = self._published[session.item] = commit.point
         self._log("point published", session=session.number, point=commit.point.hex())
-        return Published(commit.point)

@@ -8,6 +8,7 @@ from drcore.clock import Clock
 from drcore.errors import HomewardError
 from masttarget.errors import Stopping
 from masttarget.opening import OpenDisk
+from masttarget.points import PointDisk
 from wireproto.connection import SESSION_STREAM
 from wireproto.errors import ConnectionLost
 from wireproto.handshake import DiskOffer
@@ -50,6 +51,8 @@ class Session:
     arrived: threading.Condition = field(default_factory=threading.Condition)
     finds: list[bool] = field(default_factory=list)
     """Of each disk, whether the agent was told that references are understood."""
+    enrolled: bool = False
+    """Whether the agent takes part in its replication group."""
     ended: bool = False
     reason: HomewardError | None = None
     """Why it ended, where that was no part of the dialogue."""
@@ -57,6 +60,18 @@ class Session:
     published: bytes = bytes(16)
     scanner: threading.Thread | None = None
     seekers: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def item(self) -> bytes:
+        """Whose disks these are."""
+        return self.disks[0].config.item.bytes
+
+    def point_disks(self) -> list[PointDisk]:
+        """What a point of this moment says of the disks."""
+        return [
+            PointDisk(disk.config.disk.hex, disk.target.data_bytes, disk.target.digests.root().hex())
+            for disk in self.disks
+        ]
 
     def count(self, disk: int, plain_bytes: int) -> None:
         """One more frame of new content was applied."""

@@ -57,6 +57,9 @@ AGENT_MAY_SEND: Final[dict[Phase, dict[MessageType, Phase]]] = {
         _T.ZEROES: Phase.RUNNING,
         _T.SEEK: Phase.RUNNING,
         _T.REFER: Phase.RUNNING,
+        _T.ENROL: Phase.RUNNING,
+        _T.FROZEN: Phase.RUNNING,
+        _T.HARVESTED: Phase.RUNNING,
         _T.COMMIT: Phase.RUNNING,
         _T.ALIVE: Phase.RUNNING,
         _T.REPORT: Phase.ENDED,
@@ -72,6 +75,8 @@ TARGET_MAY_SEND: Final[dict[Phase, dict[MessageType, Phase]]] = {
         _T.MISMATCH: Phase.RUNNING,
         _T.READY: Phase.RUNNING,
         _T.MISSING: Phase.RUNNING,
+        _T.PREPARE: Phase.RUNNING,
+        _T.THAW: Phase.RUNNING,
         _T.UNSETTLED: Phase.RUNNING,
         _T.PUBLISHED: Phase.RUNNING,
         _T.ALIVE: Phase.RUNNING,
@@ -80,7 +85,10 @@ TARGET_MAY_SEND: Final[dict[Phase, dict[MessageType, Phase]]] = {
     },
 }
 ON_SESSION_STREAM: Final = frozenset(
-    {_T.OPEN, _T.OPENED, _T.COMMIT, _T.PUBLISHED, _T.UNSETTLED, _T.REPORT, _T.BYE, _T.ALIVE}
+    {
+        *(_T.OPEN, _T.OPENED, _T.COMMIT, _T.PUBLISHED, _T.UNSETTLED, _T.REPORT, _T.BYE, _T.ALIVE),
+        *(_T.ENROL, _T.PREPARE, _T.FROZEN, _T.HARVESTED, _T.THAW),
+    }
 )
 
 

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from drcore.errors import HomewardError
 from drcore.limits import DISK_BYTES_MAX
 from drcore.units import BLOCK_BYTES, BLOCK_SECTORS, DIGEST_BYTES, FANOUT, SECTOR_BYTES
+from wireproto.barrier import Enrol, Frozen, Harvested, Prepare, Thaw, decode_enrol
 from wireproto.errors import REPORT_TEXT_MAX, LimitExceeded, MessageRefused, PeerReported
 
 PREFIX: Final = struct.Struct("<BBBBIQ")
@@ -62,6 +63,11 @@ class MessageType(IntEnum):
     READY = 17
     REFER = 18
     MISSING = 19
+    ENROL = 20
+    PREPARE = 21
+    FROZEN = 22
+    HARVESTED = 23
+    THAW = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +264,11 @@ Message: TypeAlias = (
     | Alive
     | Seek
     | Ready
+    | Enrol
+    | Prepare
+    | Frozen
+    | Harvested
+    | Thaw
     | Refer
     | Missing
 )
@@ -365,6 +376,16 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.REPORT, REPORT_TEXTS), encode_words(report_words(message))]
         case Bye():
             return [_prefix(MessageType.BYE)]
+        case Enrol(group):
+            return [_prefix(MessageType.ENROL), group.encode()]
+        case Prepare(point):
+            return [_prefix(MessageType.PREPARE), point]
+        case Frozen(point):
+            return [_prefix(MessageType.FROZEN), point]
+        case Harvested(point):
+            return [_prefix(MessageType.HARVESTED), point]
+        case Thaw(point):
+            return [_prefix(MessageType.THAW), point]
         case Alive():
             return [_prefix(MessageType.ALIVE)]
         case Seek(over):
@@ -554,4 +575,9 @@ _DECODERS: Final[dict[MessageType, Callable[[_Raw], Message]]] = {
     MessageType.READY: _ready,
     MessageType.REFER: _refer,
     MessageType.MISSING: _missing,
+    MessageType.ENROL: lambda raw: decode_enrol(bytes(raw.body)),
+    MessageType.PREPARE: lambda raw: Prepare(bytes(raw.sized(_POINT_BYTES))),
+    MessageType.FROZEN: lambda raw: Frozen(bytes(raw.sized(_POINT_BYTES))),
+    MessageType.HARVESTED: lambda raw: Harvested(bytes(raw.sized(_POINT_BYTES))),
+    MessageType.THAW: lambda raw: Thaw(bytes(raw.sized(_POINT_BYTES))),
 }

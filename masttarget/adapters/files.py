@@ -40,7 +40,9 @@ class LocalStore:
     def _place(self, disk: DiskConfig) -> Path:
         """Where the target is now. Errors: HW-MT-049, 050 of one that is found by its UUID."""
         if not disk.disk_uuid:
-            self._uuids.pop(Path(os.path.realpath(disk.path)), None)  # the device may be another disk's by now
+            self._uuids.pop(
+                Path(os.path.realpath(disk.path)), None
+            )  # the device may be another disk's by now
             return disk.path
         device = device_of(disk.disk_uuid, self._by_id)
         self._uuids[device] = disk.disk_uuid

@@ -3,6 +3,7 @@
 import pytest
 
 from drcore.errors import HomewardError
+from wireproto.barrier import Enrol, Frozen, Harvested, Prepare, Thaw
 from wireproto.errors import MessageRefused
 from wireproto.messages import (
     EMPTY,
@@ -58,6 +59,11 @@ MESSAGES: list[Message] = [
     Refer(3, memoryview(b"entries")),
     Missing(5, 77, ((3, 0x8001), (1 << 29, 0xFFFF))),
     Missing(1, 16, ()),
+    Enrol("web tier"),
+    Prepare(b"p" * 16),
+    Frozen(b"p" * 16),
+    Harvested(b"p" * 16),
+    Thaw(b"p" * 16),
 ]
 
 
@@ -74,11 +80,13 @@ def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
 def test_a_message_cut_short_or_with_bytes_behind_is_refused(message: Message) -> None:
     whole = plain(message)
     for size in range(len(whole)):
+        if isinstance(message, Enrol) and size > PREFIX.size:
+            continue  # a shorter name is another name
         if isinstance(message, Data | Refer) and size >= PREFIX.size:
             continue  # a data frame's entries are checked where they are unpacked
         with pytest.raises(HomewardError):
             decode(memoryview(whole[:size]))
-    if not isinstance(message, Data | Refer):
+    if not isinstance(message, Data | Refer | Enrol):
         with pytest.raises(HomewardError):
             decode(memoryview(whole + b"\0"))
 
@@ -110,8 +118,14 @@ def test_a_message_cut_short_or_with_bytes_behind_is_refused(message: Message) -
         PREFIX.pack(19, 0, 0, 0, 1, 0) + b"\1" + bytes(7) + bytes(16),
         PREFIX.pack(19, 0, 0, 0, 1, 0) + b"\1" + bytes(7) + (2**63).to_bytes(8, "little") + b"\1" + bytes(7),
         PREFIX.pack(19, 0, 0, 0, 2**31, 0) + bytes(8),
+        PREFIX.pack(20, 0, 0, 0, 0, 0),
+        PREFIX.pack(20, 0, 0, 0, 0, 0) + b"n" * 256,
+        PREFIX.pack(20, 0, 0, 0, 0, 0) + b"\xff\xfe",
+        PREFIX.pack(20, 0, 0, 0, 0, 0) + b"a\n",
+        PREFIX.pack(21, 0, 0, 0, 0, 0) + bytes(17),
+        PREFIX.pack(24, 0, 0, 0, 0, 0) + bytes(15),
     ],
-    ids=range(24),
+    ids=range(30),
 )
 def test_a_field_out_of_bounds_is_a_coded_error(hostile: bytes) -> None:
     with pytest.raises(HomewardError):
