@@ -1,10 +1,12 @@
 """Going back, as the command line shows it: `sync --undo`, `sync --drop-undo`."""
 
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 from homeward import show
 from homeward.stopping import Interrupt
+from masttarget.ports import WAITS, Log
 
 
 def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> None:
@@ -13,10 +15,9 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
     from disks.disk import Format
     from drcore.clock import SystemClock
     from homeward.local import UNDO, Workplace
-    from homeward.logs import log_to_stderr
     from masttarget.adapters.files import LocalStore
     from masttarget.adapters.retention_files import RetentionFiles
-    from masttarget.errors_retention import NothingToUndo
+    from masttarget.errors_retention import NothingToUndo, RetentionFull
     from masttarget.retention import Policy, Retention
     from masttarget.taking_back import take_back
 
@@ -24,24 +25,30 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
     config = place.known(Format(told) if told else None)  # and nobody else has it until `release`
     if config is None:
         raise NothingToUndo(path=str(target), journal=str(place.path))
-    stopped = Interrupt()
+    disk = config.disks[0]
+    retention = Retention(
+        RetentionFiles(place.path / UNDO), SystemClock(), Policy(config.retention_seconds), _telling(target)
+    )
+
+    def stop() -> None:
+        # Whoever waits for room gives up; not in the handler itself, which may have interrupted that very wait.
+        threading.Thread(target=retention.interrupt, name="stop", daemon=True).start()
+
+    stopped = Interrupt(stop)
 
     def on_bytes(_: int) -> None:
         if stopped.asked:
             raise Stopped()
 
-    with stopped:
-        disk = config.disks[0]
-        retention = Retention(
-            RetentionFiles(place.path / UNDO),
-            SystemClock(),
-            Policy(config.retention_seconds),
-            log_to_stderr(),
-        )
-        try:
+    try:
+        with stopped:
             done = take_back(disk, retention.item(disk.item.bytes), LocalStore(place.path), on_bytes)
-        finally:
-            place.release()
+    except RetentionFull as error:
+        if stopped.asked:
+            raise Stopped() from error
+        raise
+    finally:
+        place.release()
     if as_json:
         show.answer_json(
             {
@@ -61,6 +68,23 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
         )
         if done.more:
             show.answer(f"an earlier sync can be taken back too: homeward sync --undo {target}")
+
+
+def _telling(target: Path) -> Log:
+    """A log on stderr in which people find the words for a wait."""
+    from homeward.logs import log_to_stderr
+
+    log = log_to_stderr()
+
+    def told(event: str, /, **facts: object) -> None:
+        if event == WAITS:
+            show.say(
+                f"waiting: no room beside {target} to keep what is there now (HW-MT-036). Make room on that volume and "
+                "this goes on by itself; or stop it with Ctrl-C, and the same command goes on later"
+            )
+        log(event, **facts)
+
+    return told
 
 
 def drop_undo(target: Path, told: str | None, state: Path, *, as_json: bool) -> None:

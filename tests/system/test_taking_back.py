@@ -275,3 +275,25 @@ def test_a_sync_that_waits_for_room_to_keep_old_contents_says_so(
         ballast.unlink()
     homeward("sync", "--undo", target, "--json").answer()
     assert target.read_bytes() == old
+
+
+def test_a_taking_back_that_waits_for_room_says_so_and_stops_in_order(
+    tmp_path: Path, dice: random.Random, mount_point: MountPoint
+) -> None:
+    point = mount_point("tmpfs", 14 * MIB)
+    old = dice.randbytes(3 * MIB)
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(3 * MIB))
+    target = write_sparse(point / "target.raw", old)
+    assert homeward("sync", source, target, "--json").code == 0
+    ballast = write_sparse(point / "ballast", dice.randbytes(6 * MIB))
+    process = start("sync", "--undo", target, "--json")
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    while "HW-MT-036" not in line:
+        assert line, "ended without a word"
+        line = process.stderr.readline()
+    interrupted(process, lambda: True).refused("HW-AGENT-007", exit_code=130)
+    ballast.unlink()
+    homeward("sync", "--undo", target, "--json").answer()
+    assert target.read_bytes() == old
+    assert left_beside(target) == []
