@@ -76,6 +76,8 @@ class PointView:
         segment, offset = self._tail
         numbers = self._segments.numbers()
         newest = numbers[-1] if numbers else 0
+        if not newest:
+            return  # nothing was overwritten yet
         if newest == segment and len(self._segments.read(segment, offset, undo.HEADER_BYTES)) == 0:
             return
         head = Head(segment, *self._tail) if segment else None

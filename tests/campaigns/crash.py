@@ -2,7 +2,8 @@
 
 Part `sync`: a round makes a source and an older target (or none), starts both roles with a counting relay between them,
 kills one or both, checks the target against what was acknowledged, and starts them again until they are done.
-Part `confserver`: see `crash_confserver`. Part `disks`: see `crash_disks`.
+Part `masttarget`: see `crash_masttarget` and `crash_retention`. Part `confserver`: see `crash_confserver`. Part
+`disks`: see `crash_disks`.
 """
 
 import os
@@ -18,18 +19,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from _native import digest
 from drcore.limits import MIB
-from drcore.secret import Secret
-from drcore.units import BLOCK_BYTES, DIGEST_BYTES
-from masttarget.journal import decode_applied
+from drcore.units import BLOCK_BYTES
+from tests.campaigns import acknowledged
 from tests.campaigns.crash_confserver import confserver
 from tests.campaigns.crash_disks import disks
 from tests.campaigns.crash_masttarget import masttarget
 from tests.campaigns.dying import AGENT_POINTS, MASTTARGET_POINTS
 from tests.campaigns.relay import Relay
 from tests.campaigns.runner import Campaign, Round
-from wireproto.keys import digest_secret
 
 TWICE_MAX = 64 * MIB
 BLOCKS = 2200  # 137 MiB: more than twice what may be under way
@@ -113,23 +111,8 @@ def fill(path: Path, rng: random.Random, share: float, base: Path | None) -> int
 
 def check_acknowledged(stage: Stage) -> None:
     """Every block that the applied record calls durable has that digest on the (raw) target."""
-    applied = stage.directory / f"{stage.target.name}.homeward" / "applied"
-    if stage.format != "raw" or not applied.exists() or not stage.target.exists():
-        return
-    secret = digest_secret(Secret(stage.key), stage.item.bytes).reveal()
-    claims: dict[int, bytes] = {}
-    with applied.open("rb") as file:
-        for frame in decode_applied(file.read, stage.disk.bytes):
-            for run in frame.runs:
-                for index in range(run.count):
-                    found = run.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
-                    claims[run.first + index] = found or bytes(DIGEST_BYTES)
-    with stage.target.open("rb") as target:
-        for block, claimed in claims.items():
-            target.seek(block * BLOCK_BYTES)
-            out = bytearray(DIGEST_BYTES)
-            digest.digest_blocks(target.read(BLOCK_BYTES), secret, out)
-            assert out == claimed, f"block {block} was acknowledged and is lost"
+    if stage.format == "raw":
+        acknowledged.check(stage.target, stage.key, stage.item, stage.disk)
 
 
 def check_not_mixed(stage: Stage, old: bytes) -> None:

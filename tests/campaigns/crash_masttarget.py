@@ -1,12 +1,13 @@
 """Power cuts of the master target's retention: what was not flushed is lost, in any order that a medium may choose.
 
-The media are in memory and keep two truths: what is durable, and what was written since. A power cut at any of their
-verbs keeps a random part of the latter, sector by sector, in random order. Afterwards every acknowledged block is
-there, every published point reads as it did, and the journal opens by itself. Seeding, deltas, pruning and rollbacks
-take turns.
+Each round also kills the real process: see `crash_retention`. Here the media are in memory and keep two truths: what is
+durable, and what was written since. A power cut at any of their verbs keeps a random part of the latter, sector by
+sector, in random order. Afterwards every acknowledged block is there, every published point reads as it did, and the
+journal opens by itself. Seeding, deltas, pruning and rollbacks take turns.
 """
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -17,6 +18,7 @@ from masttarget.rollback import roll_back
 from masttarget.segments import Head
 from masttarget.undo import Identity, UndoJournal
 from masttarget.view import PointView
+from tests.campaigns.crash_retention import Tally, kills
 from tests.campaigns.runner import Round
 from tests.fault.media import MemoryDisk
 
@@ -410,9 +412,12 @@ def power_cuts(rng: random.Random) -> None:
 
 @contextmanager
 def masttarget() -> Iterator[Round]:
-    """Retention of the master target under power cuts."""
+    """Retention of the master target under power cuts and kills."""
+    tally = Tally()
 
     def one(rng: random.Random, _: int) -> None:
         power_cuts(rng)
+        kills(rng, tally)
 
     yield one
+    print(tally.say(), file=sys.stderr)

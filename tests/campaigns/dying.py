@@ -1,7 +1,8 @@
 """Both roles, wired as in their own main modules, but with SIGKILL waiting at a named point.
 
-`python -m tests.campaigns.dying masttarget|agent CONFIG POINT COUNT`: the process kills itself when it comes to the
-point for the COUNT-th time. An empty point: never.
+`python -m tests.campaigns.dying masttarget|agent|rollback|drop CONFIG POINT COUNT [SEQUENCE]`: the process kills itself
+when it comes to the point for the COUNT-th time. An empty point: never. `rollback` and `drop` are the operator's verbs
+on the first disk's item, for the point of that sequence.
 """
 
 import os
@@ -16,10 +17,15 @@ from agent import config as agent_config
 from agent.adapters import sent_file
 from agent.main import Agent
 from disks import catalogue
+from drcore.clock import SystemClock
 from drcore.errors import HomewardError
 from masttarget import config as masttarget_config
 from masttarget.adapters.files import LocalStore
+from masttarget.adapters.group_files import GroupFiles
+from masttarget.adapters.retention_files import RetentionFiles
+from masttarget.going_back import go_back
 from masttarget.main import Master, stop_on_signals
+from masttarget.retention import Policy, Retention
 
 MASTTARGET_POINTS = (
     *(f"{side} {verb}" for verb in ("write", "flush", "zero") for side in ("before", "after")),
@@ -32,6 +38,15 @@ MASTTARGET_POINTS = (
     "before remove",
     "after remove",
 )
+RETENTION_POINTS = tuple(
+    f"{side} {verb}"
+    for verb in (
+        *(f"segment {verb}" for verb in ("start", "append", "flush", "remove", "store_head")),
+        *(f"list {verb}" for verb in ("append", "replace")),
+    )
+    for side in ("before", "after")
+)
+GROUP_POINTS = tuple(f"{side} note {verb}" for verb in ("store", "remove") for side in ("before", "after"))
 AGENT_POINTS = ("before read", "before mark", "after mark", "before remove", "after remove")
 
 
@@ -55,8 +70,9 @@ class Death:
 class Dying:
     """Stands before an object; the named verbs pass two points."""
 
-    def __init__(self, inner: Any, death: Death, verbs: tuple[str, ...]) -> None:
+    def __init__(self, inner: Any, death: Death, verbs: tuple[str, ...], kind: str = "") -> None:
         self.inner = inner
+        self._kind = kind
         self._death = death
         self._verbs = verbs
 
@@ -66,9 +82,9 @@ class Dying:
 
     def _passing(self, name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **words: Any) -> Any:
-            self._death.at(f"before {name}")
+            self._death.at(f"before {self._kind}{name}")
             answer = verb(*args, **words)
-            self._death.at(f"after {name}")
+            self._death.at(f"after {self._kind}{name}")
             return answer
 
         return call
@@ -107,8 +123,26 @@ class DyingStore(LocalStore):
         return Dying(super().journal(disk), self._death, verbs)
 
 
+class DyingRetention(RetentionFiles):
+    """The real retention volume; lists and segments pass the points."""
+
+    def __init__(self, path: Path, death: Death) -> None:
+        super().__init__(path)
+        self._death = death
+
+    def points(self, item: bytes) -> Any:
+        return Dying(super().points(item), self._death, ("append", "replace"), "list ")
+
+    def segments(self, item: bytes, disk: bytes) -> Any:
+        verbs = ("start", "append", "flush", "remove", "store_head")
+        return Dying(super().segments(item, disk), self._death, verbs, "segment ")
+
+
 def run_masttarget(path: Path, death: Death) -> int:
     config = masttarget_config.load(path)
+    wiring: Any = sys.modules["masttarget.main"]
+    wiring.RetentionFiles = lambda path: DyingRetention(path, death)
+    wiring.GroupFiles = lambda path: Dying(GroupFiles(path), death, ("store", "remove"), "note ")
     master = Master(config, lambda event, /, **facts: None, DyingStore(config.state_directory, death))
     stop_on_signals(master.stop)
     print(master.address[1], flush=True)
@@ -132,10 +166,30 @@ def run_agent(path: Path, death: Death) -> int:
     return 0
 
 
+def run_verb(verb: str, path: Path, death: Death, sequence: int) -> int:
+    config = masttarget_config.load(path)
+    assert config.retention is not None
+    quiet: Any = lambda event, /, **facts: None  # noqa: E731
+    files = DyingRetention(config.retention, death)
+    item = Retention(files, SystemClock(), Policy(config.retention_seconds), quiet).item(
+        config.disks[0].item.bytes
+    )
+    point = item.points.by_sequence(sequence)
+    assert point is not None, f"no point {sequence}"
+    if verb == "rollback":
+        go_back(config.disks, point, item, DyingStore(config.state_directory, death), lambda position: None)
+    else:
+        item.drop([point])
+        item.tidy()
+    return 0
+
+
 def main() -> int:
-    role, path, point, count = sys.argv[1:]
+    role, path, point, count, *words = sys.argv[1:]
     death = Death(point, int(count))
     try:
+        if words:
+            return run_verb(role, Path(path), death, int(words[0]))
         return (run_masttarget if role == "masttarget" else run_agent)(Path(path), death)
     except HomewardError as error:
         print(error, file=sys.stderr)

@@ -8,7 +8,7 @@ import pytest
 from tests.campaigns import attack, crash, fault, fault_confserver, fuzz, fuzz_native, runner, workers
 from tests.campaigns.runner import Campaign
 
-ROUNDS = {"confserver": 2}
+ROUNDS = {"masttarget": 2, "confserver": 2}
 """Of a part; the others of `crash` and `fault` have 4 and 6."""
 
 

@@ -75,6 +75,31 @@ def home(tmp_path: Path, dice: random.Random) -> Home:
     return Home(tmp_path, dice, 3)
 
 
+def test_a_point_of_which_nothing_was_overwritten_yet_can_be_proved_and_exported(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    content = some_content(dice, MIB)
+    site = Site(
+        tmp_path,
+        Pair(write_sparse(tmp_path / "source.raw", content), tmp_path / "target.raw", create="raw"),
+    )
+    config = site.write_masttarget(
+        retention=json.dumps(str(tmp_path / "retention")), retention_own_volume="false"
+    )
+    process = start("masttarget", "serve", "--config", config, "--json")
+    try:
+        assert process.stdout is not None
+        port = json.loads(process.stdout.readline())["port"]
+        homeward("agent", "sync", "--config", site.write_agent(port), "--json").answer()
+    finally:
+        process.terminate()
+        ended(process)
+    words = (str(site.item), "latest", "--config", config, "--json")
+    assert homeward("points", "verify", *words).answer()["disks"]
+    homeward("points", "export", *words, "--to", tmp_path / "out.raw", "--format", "raw").answer()
+    judge(tmp_path / "out.raw", "raw", tmp_path / "source.raw")
+
+
 def test_points_are_listed_proved_exported_and_gone_back_to(home: Home) -> None:
     listed = home.points("list")["points"]
     assert isinstance(listed, list)

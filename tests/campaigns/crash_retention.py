@@ -1,0 +1,319 @@
+"""SIGKILL of the master target and of an operator's verb, as processes, with retention on real files.
+
+A round has one machine, or two of a replication group. Seeding or a first delta, more deltas, rollbacks and the
+dropping of points take turns; each is killed at a named point or at a random instant, judged, and done again until it
+is over.
+Every point that is listed reads as it did, those that were published are listed, what was acknowledged is on the
+target, and no member of a group has a common point that another one lacks once a master target runs again.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drcore.clock import SystemClock
+from drcore.units import BLOCK_BYTES
+from masttarget import config as settings
+from masttarget.adapters.files import LocalStore
+from masttarget.adapters.retention_files import RetentionFiles
+from masttarget.points import Kind, Point
+from masttarget.reading_points import viewing
+from masttarget.retention import ItemRetention, Policy, Retention
+from tests.campaigns import acknowledged
+from tests.campaigns.dying import GROUP_POINTS, MASTTARGET_POINTS, RETENTION_POINTS
+
+BLOCKS = 70
+SIZE = BLOCKS * BLOCK_BYTES - 1536
+ACTS = 3
+RUN_SECONDS_MAX = 60
+INSTANT_SECONDS_MAX = 0.9
+OFTEN = ("segment append", "write", "zero", "segment flush")
+"""Passed many times in a cycle: the death comes at any of them."""
+
+
+@dataclass
+class Tally:
+    """How often who was killed; which named points are still to come."""
+
+    left: list[str] = field(default_factory=list)
+    died: int = 0
+    lived: int = 0
+    instants: int = 0
+    seen: set[str] = field(default_factory=set)
+
+    def draw(self, rng: random.Random, points: tuple[str, ...]) -> str:
+        """One of the points; each before any comes again."""
+        able = [point for point in self.left if point in points]
+        if not able:
+            self.left += points
+            able = list(points)
+        chosen = rng.choice(able)
+        self.left.remove(chosen)
+        return chosen
+
+    def say(self) -> str:
+        """One line."""
+        return (
+            f"crash masttarget: processes were killed {self.died} times at {len(self.seen)} named points and "
+            f"{self.instants} times at random instants; {self.lived} times the point was not passed"
+        )
+
+
+@dataclass
+class Machine:
+    """A member: its files, and what each of its points has to read as."""
+
+    folder: Path
+    number: int
+    item: uuid.UUID
+    disk: uuid.UUID
+    content: bytes = b""
+    points: dict[str, bytes] = field(default_factory=dict)
+    dropping: set[str] = field(default_factory=set)
+    rolled_back: bool = False
+
+    @property
+    def source(self) -> Path:
+        return self.folder / f"source-{self.number}.raw"
+
+    @property
+    def target(self) -> Path:
+        return self.folder / f"target-{self.number}.raw"
+
+    def held(self) -> bytes:
+        """What the target holds now."""
+        return self.target.read_bytes() if self.target.exists() else bytes(SIZE)
+
+    def change(self, rng: random.Random, share: float) -> None:
+        """The machine wrote to its disk."""
+        out = bytearray(self.content or bytes(SIZE))
+        for block in range(BLOCKS):
+            if rng.random() < share:
+                piece = bytes(BLOCK_BYTES) if rng.random() < 0.2 else rng.randbytes(BLOCK_BYTES)
+                out[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = piece
+        self.content = bytes(out[:SIZE])
+        self.source.write_bytes(self.content)
+
+
+class Scene:
+    """The folder of a round: settings, processes, and the look at what a kill left."""
+
+    def __init__(self, folder: Path, rng: random.Random, tally: Tally) -> None:
+        self.folder = folder
+        self.rng = rng
+        self.tally = tally
+        self.key = rng.randbytes(32)
+        self.machines = [
+            Machine(folder, number, uuid.UUID(int=rng.getrandbits(128)), uuid.UUID(int=rng.getrandbits(128)))
+            for number in range(rng.choice((1, 1, 2)))
+        ]
+        self.group = "pair" if len(self.machines) > 1 else ""
+        self.config = folder / "mt.toml"
+        key = folder / "key"
+        key.touch(0o600)
+        key.write_bytes(self.key)
+        lines = [
+            f'[masttarget]\nlisten = "127.0.0.1:0"\nkey_file = "{key}"\nstate_directory = "{folder}"',
+            f'retention = "{folder / "retention"}"\nretention_own_volume = false',
+        ]
+        for machine in self.machines:
+            machine.change(rng, 1.0)
+            if rng.random() < 0.6:
+                machine.target.write_bytes(rng.randbytes(SIZE))
+            lines.append(
+                f'[[disk]]\nitem = "{machine.item}"\ndisk = "{machine.disk}"\npath = "{machine.target}"'
+            )
+            lines.append(f'create = "raw"\nadopt = true\ngroup = "{self.group}"')
+        self.config.write_text("\n".join([*lines, ""]))
+
+    # Processes
+
+    def start(self, role: str, config: Path, point: str, count: int, *words: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.campaigns.dying", role, str(config), point, str(count), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def agent(self, machine: Machine, port: int) -> "subprocess.Popen[str]":
+        journal = machine.target.with_name(machine.target.name + ".homeward") / "cycle"
+        generation = json.loads(journal.read_text())["generation"] if journal.exists() else 1
+        path = self.folder / f"agent-{machine.number}.toml"
+        path.write_text(
+            f'[agent]\nmasttarget = "127.0.0.1:{port}"\nkey_file = "{self.folder / "key"}"\nreconnects = 0\n'
+            f'item = "{machine.item}"\nstate_directory = "{self.folder / "agent"}-{machine.number}"\n'
+            f'generation = {max(generation, 1)}\ngroup = "{self.group}"\nlanes = 1\n'
+            f'[[disk]]\ndisk = "{machine.disk}"\npath = "{machine.source}"\n'
+        )
+        return self.start("agent", path, "", 1)
+
+    def finish(self, process: "subprocess.Popen[str]", *, may_die: bool) -> int:
+        try:
+            out, errors = process.communicate(timeout=RUN_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, errors = process.communicate()
+            raise AssertionError(f"a process hangs: {out} {errors}") from None
+        assert "Traceback" not in errors, errors
+        expected = (0, 2, -signal.SIGKILL) if may_die else (0,)
+        assert process.returncode in expected, f"{process.returncode}: {out} {errors}"
+        return process.returncode
+
+    def cycle(self, point: str, count: int, instant: float) -> bool:
+        """All machines are brought home at once; answers whether the master target lived."""
+        deadly = bool(point) or instant > 0
+        process = self.start("masttarget", self.config, point, count)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if line:
+            self.nobody_ahead()
+            agents = [self.agent(machine, int(line)) for machine in self.machines]
+            if instant:
+                time.sleep(instant)
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            for agent in agents:
+                self.finish(agent, may_die=deadly)
+        process.terminate()
+        return self.finish(process, may_die=deadly) != -signal.SIGKILL
+
+    def verb(self, name: str, sequence: int, point: str, count: int, instant: float) -> bool:
+        """An operator's verb; answers whether it lived."""
+        process = self.start(name, self.config, point, count, str(sequence))
+        if instant:
+            time.sleep(instant)
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        return self.finish(process, may_die=bool(point) or instant > 0) != -signal.SIGKILL
+
+    # Judging
+
+    def retained(self, machine: Machine) -> ItemRetention:
+        """The machine's points, as they are on the medium."""
+        quiet = lambda event, /, **facts: None  # noqa: E731
+        files = RetentionFiles(self.folder / "retention")
+        return Retention(files, SystemClock(), Policy(), quiet).item(machine.item.bytes)
+
+    def nobody_ahead(self) -> None:
+        """Each common point is every machine's."""
+        if not self.group:
+            return
+        common = [
+            [one.id for one in self.retained(machine).points if one.kind is Kind.CRASH_CONSISTENT]
+            for machine in self.machines
+        ]
+        assert common[0] == common[1], f"one is ahead: {common}"
+
+    def look(self, machine: Machine, before: bytes) -> None:
+        """Every point reads as it did, and none is missing. `before` is what the target held before the act."""
+        item = self.retained(machine)
+        config = next(one for one in settings.load(self.config).disks if one.disk == machine.disk)
+        listed = {point.id for point in item.points}
+        lost = set(machine.points) - listed - machine.dropping
+        assert not lost, f"points are lost: {lost}"
+        for point in item.points:
+            with viewing(item, point, config, LocalStore(self.folder)) as view:
+                found = memoryview(bytearray(SIZE))
+                view.read(0, found)
+            expected = self.expected(machine, point, before, item)
+            assert found == expected, f"point {point.sequence} ({point.kind.value}) has changed"
+            machine.points[point.id] = expected
+        machine.points = {name: machine.points[name] for name in listed}
+        if not machine.rolled_back:
+            acknowledged.check(machine.target, self.key, machine.item, machine.disk)
+
+    def expected(self, machine: Machine, point: Point, before: bytes, item: ItemRetention) -> bytes:
+        """What the point has to hold."""
+        if point.id in machine.points:
+            return machine.points[point.id]
+        if point.base_cycle >= 0:
+            base = item.points.by_sequence(point.base_cycle)
+            assert base is not None
+            return machine.points[base.id]
+        return machine.content if point.kind is Kind.CRASH_CONSISTENT else before
+
+    # Acts
+
+    def death(self, verb: str) -> tuple[str, int, float]:
+        """At which point, for the how manieth time; or at which instant."""
+        if self.rng.random() < 0.25:
+            return "", 1, self.rng.uniform(0.05, INSTANT_SECONDS_MAX)
+        points = RETENTION_POINTS
+        if verb != "drop":
+            points += MASTTARGET_POINTS[:-2]  # with a record that is kept, nothing is removed
+        if self.group:
+            points += GROUP_POINTS
+        point = self.tally.draw(self.rng, points)
+        often = any(point.endswith(name) for name in OFTEN)
+        return point, 1 + int(self.rng.expovariate(1 / 3)) if often else 1, 0.0
+
+    def count(self, point: str, instant: float, *, lived: bool) -> None:
+        tally = self.tally
+        if lived:
+            tally.lived += 1
+            tally.left += [point] if point else []
+        elif instant:
+            tally.instants += 1
+        else:
+            tally.died += 1
+            tally.seen.add(point)
+
+    def act(self, first: bool) -> None:
+        """One thing is done, in spite of a kill."""
+        listed = [] if first or self.group else list(self.retained(self.machines[0]).points)
+        verb = self.rng.choice(("cycle", "cycle", "rollback", "drop") if len(listed) > 1 else ("cycle",))
+        sequence = 0
+        if verb == "cycle":
+            for machine in self.machines:
+                machine.change(self.rng, self.rng.choice((0.05, 0.4, 1.0)))
+        elif verb == "rollback":
+            sequence = self.rng.choice(listed).sequence
+            self.machines[0].rolled_back = True
+        else:
+            chosen = self.rng.choice(listed[:-1])
+            sequence = chosen.sequence
+            self.machines[0].dropping = {chosen.id}
+        death = self.death(verb)
+        while True:
+            before = {machine.number: machine.held() for machine in self.machines}
+            lived = self.cycle(*death) if verb == "cycle" else self.verb(verb, sequence, *death)
+            for machine in self.machines:
+                self.look(machine, before[machine.number])
+            if death == ("", 1, 0.0):
+                break
+            self.count(death[0], death[2], lived=lived)
+            if verb == "drop" and not (self.machines[0].dropping & set(self.machines[0].points)):
+                break
+            death = ("", 1, 0.0)
+        self.judge(verb, sequence)
+
+    def judge(self, verb: str, sequence: int) -> None:
+        """What was done is done."""
+        self.nobody_ahead()
+        for machine in self.machines:
+            if verb == "cycle":
+                machine.rolled_back = False
+                assert machine.held() == machine.content, "the target is not the source"
+            elif verb == "rollback":
+                point = self.retained(machine).points.by_sequence(sequence)
+                assert point is not None
+                assert machine.held() == machine.points[point.id], "the rollback did not arrive"
+            machine.dropping = set()
+
+
+def kills(rng: random.Random, tally: Tally) -> None:
+    """Processes die; see the module."""
+    with tempfile.TemporaryDirectory() as name:
+        scene = Scene(Path(name), rng, tally)
+        for number in range(ACTS):
+            scene.act(number == 0)
