@@ -92,7 +92,7 @@ def bench_wire_of_sizes(benchmark: Any, targets: Path, report: Report, settings:
         found = _sync(source, target)
         assert found["blocks_sent"] == CHANGED_BLOCKS
         sent.append(found["bytes_sent"] + found["bytes_received"])
-        images.remove(source, target)
+        images.remove(source, target, target.with_name(f"{target.name}.homeward"))
     benchmark.pedantic(lambda: None, rounds=1)
     report.growth.append(
         [
