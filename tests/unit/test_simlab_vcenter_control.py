@@ -8,7 +8,6 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +21,6 @@ from simlab.vcenter.launch import Vcenter
 from simlab.vcenter.story import ADMIN, GIB, MIB, OPERATOR, READER
 
 HTTP_ERROR = "503"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _built() -> None:
-    launch.build()
-
-
-@pytest.fixture
-def vcenter(tmp_path: Path) -> Iterator[Vcenter]:
-    with launch.running(story.write(tmp_path, story.site(tmp_path))) as running:
-        yield running
-
-
-@pytest.fixture
-def si(vcenter: Vcenter) -> Iterator[Any]:
-    with kit.session(vcenter, *ADMIN) as instance:
-        yield instance
-
-
-@pytest.fixture
-def web(si: Any) -> Any:
-    return kit.find(si, vim.VirtualMachine, "web")
 
 
 def powered(vcenter: Vcenter) -> str:

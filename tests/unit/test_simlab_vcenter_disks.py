@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,33 +10,11 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from simlab.vcenter import kit, launch, story
+from simlab.vcenter import kit, story
 from simlab.vcenter.launch import Vcenter
 from simlab.vcenter.story import ADMIN, MIB, WEB_BYTES
 
 WEB, DATA = "[vmfs1] web/web.vmdk", "[vmfs1] web/data.vmdk"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _built() -> None:
-    launch.build()
-
-
-@pytest.fixture
-def vcenter(tmp_path: Path) -> Iterator[Vcenter]:
-    with launch.running(story.write(tmp_path, story.site(tmp_path))) as running:
-        yield running
-
-
-@pytest.fixture
-def si(vcenter: Vcenter) -> Iterator[Any]:
-    with kit.session(vcenter, *ADMIN) as instance:
-        yield instance
-
-
-@pytest.fixture
-def web(si: Any) -> Any:
-    return kit.find(si, vim.VirtualMachine, "web")
 
 
 @pytest.fixture
