@@ -37,6 +37,11 @@ QUEUE_EVENTS_MAX: Final = 256
 """Events between two loops of a role; a full queue makes the producer wait."""
 DIGEST_BLOCKS_IN_MEMORY_MAX: Final = 4 * 1024 * 1024
 """Blocks whose digests stay in memory (64 MiB for a disk of 256 GiB); a larger disk's digest map lives in a file."""
+MASTTARGET_MAP_BLOCKS_MAX: Final = 64 * 1024
+"""The same at a master target, which may have 60 disks: 1 MiB each, for a disk of 4 GiB."""
+SPARE_BUFFERS_MAX: Final = 4
+"""Buffers for a span or a piece that are kept while nobody uses them, for all disks of a master target: as many as
+have work for a processor at once."""
 LOCAL_SOCKET_BYTES: Final = 4 * MIB
 """What a local socket may hold (Linux grants up to net.core.wmem_max of it): a few frames, so that both processes of
 a sync on one machine work at once."""

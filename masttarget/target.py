@@ -13,7 +13,8 @@ from _native import compare, digest, pack
 from disks.digestmap import DigestMap
 from disks.disk import Disk
 from disks.scan import PIECE_BYTES, RegionRun, pieces, remembered, scan
-from drcore.buffers import buffer
+from drcore.buffers import Pool, buffer
+from drcore.limits import SPARE_BUFFERS_MAX
 from drcore.units import (
     BLOCK_BYTES,
     BLOCK_SECTORS,
@@ -35,6 +36,9 @@ from wireproto.messages import EMPTY, Children, Data, Differ, Missing, Refer, Ze
 _SECTOR_DIGESTS = BLOCK_SECTORS * DIGEST_BYTES
 ZERO_WINDOW_BLOCKS = 65536
 """A window of the digest map that is looked at in one go: 1 MiB."""
+
+_SPANS = Pool(SPAN_BYTES, SPARE_BUFFERS_MAX)
+"""Of all disks: one is needed only while a frame is applied or a question answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,6 @@ class TargetDisk:
         self._sought_in = 0
         self._learned_from = data_bytes
         self._claimed: list[int] = []
-        self._span = buffer(SPAN_BYTES)
         self._block = buffer(BLOCK_BYTES)
         self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
 
@@ -171,14 +174,14 @@ class TargetDisk:
         if not reading:
             return EMPTY
         out = memoryview(bytearray(wanted.bit_count() * _SECTOR_DIGESTS))
-        with self.lock:
+        with self.lock, _SPANS.lend() as span:
             length = min(SPAN_BYTES, self.data_bytes - first_block * BLOCK_BYTES)
             for start, count in bit_runs(reading):
                 begin, end = start * BLOCK_BYTES, min((start + count) * BLOCK_BYTES, length)
-                self.disk.read(first_block * BLOCK_BYTES + begin, self._span[begin:end])
+                self.disk.read(first_block * BLOCK_BYTES + begin, span[begin:end])
             if self.undo is not None:
-                self.undo.expect(first_block, differing, self._span[:length])
-            digest.digest_sectors(self._span[:length], self._secret, wanted, out)
+                self.undo.expect(first_block, differing, span[:length])
+            digest.digest_sectors(span[:length], self._secret, wanted, out)
         return out
 
     # Content that is elsewhere
@@ -326,32 +329,32 @@ class TargetDisk:
         `BlockRefused`, `DataMalformed`, those of `Disk.write`.
         """
         applied, position = Applied(), 0
-        with self.lock, self._doubting():
+        with self.lock, self._doubting(), _SPANS.lend() as span:
             self._guard(session, generation)
             self._pristine = False
             try:
                 while position < len(data.entries):
-                    position = self._apply_next(data.entries, position, applied)
+                    position = self._apply_next(data.entries, position, span, applied)
             except pack.Mismatch as error:
                 raise BlockRefused(block=error.block) from error
             except pack.Malformed as error:
                 raise DataMalformed(reason=str(error)) from error
         return applied
 
-    def _apply_next(self, entries: memoryview, position: int, applied: Applied) -> int:
+    def _apply_next(self, entries: memoryview, position: int, span: memoryview, applied: Applied) -> int:
         block, sectors, _, _, following = pack.entry(entries, position)
         if block >= self.blocks:
             raise DataMalformed(reason=f"block {block} of a disk of {self.blocks} blocks")
         size = self.last_block_bytes if block == self.blocks - 1 else BLOCK_BYTES
         if sectors == (1 << parts(size, 4096)) - 1:
             following, first, count, length = pack.unpack(
-                entries, position, self.blocks, self.last_block_bytes, self._secret, self._span, self._found
+                entries, position, self.blocks, self.last_block_bytes, self._secret, span, self._found
             )
             self._keep(first, count)
             self._displace(first, count)
-            self.disk.write(first * BLOCK_BYTES, self._span[:length])
+            self.disk.write(first * BLOCK_BYTES, span[:length])
             if self.elsewhere is not None:
-                self.elsewhere.learn(first * BLOCK_BYTES, self._span[:length], final=True)
+                self.elsewhere.learn(first * BLOCK_BYTES, span[:length], final=True)
             self._note(first, bytes(self._found[: count * DIGEST_BYTES]), applied)
             applied.written_bytes += length
             return following

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from _native import undo
-from drcore.buffers import buffer
+from drcore.buffers import Pool
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import SEGMENT_BYTES, UNDO_FLUSH_BYTES, UNDO_PIECE_BYTES
+from drcore.limits import SEGMENT_BYTES, SPARE_BUFFERS_MAX, UNDO_FLUSH_BYTES, UNDO_PIECE_BYTES
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, bit_runs, parts
 from masttarget.segments import (
     HEADER_BYTES,
@@ -37,6 +37,9 @@ _SPAN_BITS: Final = struct.Struct("<Q")
 _PIECE_BLOCKS: Final = UNDO_PIECE_BYTES // BLOCK_BYTES
 _PIECE_BITS: Final = (1 << _PIECE_BLOCKS) - 1
 _AUTO: Final = 2
+_PIECES: Final = Pool(UNDO_PIECE_BYTES, SPARE_BUFFERS_MAX)
+_PACKED: Final = Pool(UNDO_PIECE_BYTES + _PIECE_BLOCKS * undo.HEADER_BYTES, SPARE_BUFFERS_MAX)
+"""Buffers of all disks: old content as it is read, and as it goes into a segment."""
 
 Read = Callable[[int, memoryview], None]
 """Fills a view with the disk's content from an offset on."""
@@ -94,8 +97,6 @@ class UndoJournal:
         """False while the target is seeded: there is nothing to go back to."""
         self._recorded = self._new_bitmap()
         self._pending: dict[int, int] = {}
-        self._piece = buffer(UNDO_PIECE_BYTES)
-        self._out = buffer(UNDO_PIECE_BYTES + _PIECE_BLOCKS * undo.HEADER_BYTES)
         self._first = 1
         self._end = (0, 0)
         self._chain = bytes(DIGEST_BYTES)
@@ -201,6 +202,10 @@ class UndoJournal:
             self._wait(wait)
 
     def _read_and_keep(self, first_block: int, missing: int) -> None:
+        with _PIECES.lend() as content:
+            self._read_pieces(first_block, missing, content)
+
+    def _read_pieces(self, first_block: int, missing: int, content: memoryview) -> None:
         for piece in range(0, SPAN_BLOCKS, _PIECE_BLOCKS):
             wanted = missing >> piece & _PIECE_BITS
             if not wanted:
@@ -209,18 +214,19 @@ class UndoJournal:
             length = min(wanted.bit_length() * BLOCK_BYTES, self.identity.data_bytes - start)
             for run, blocks in bit_runs(wanted):
                 begin, stop = run * BLOCK_BYTES, min((run + blocks) * BLOCK_BYTES, length)
-                self._read(start + begin, self._piece[begin:stop])
-            self._keep(first_block + piece, wanted, self._piece[:length])
+                self._read(start + begin, content[begin:stop])
+            self._keep(first_block + piece, wanted, content[:length])
 
     def _keep(self, first_block: int, wanted: int, content: memoryview) -> None:
-        left, at = wanted, 0
-        while left:
-            self._ready()
-            left, at, chain = undo.pack(
-                content, first_block, left, self.cycle, self._told(), self._chain, self._out, 0, _AUTO
-            )
-            self._append(self._out[:at])
-            self._chain = chain
+        left = wanted
+        with _PACKED.lend() as out:
+            while left:
+                self._ready()
+                left, at, chain = undo.pack(
+                    content, first_block, left, self.cycle, self._told(), self._chain, out, 0, _AUTO
+                )
+                self._append(out[:at])
+                self._chain = chain
         span = first_block // SPAN_BLOCKS
         (recorded,) = _SPAN_BITS.unpack_from(self._recorded, span * _SPAN_BITS.size)
         recorded |= wanted << first_block % SPAN_BLOCKS

@@ -11,6 +11,7 @@ from disks.disk import Disk, Format
 from disks.image import Image
 from disks.layout import Malformed
 from disks.vmdk_layout import decode_descriptor
+from drcore.limits import MASTTARGET_MAP_BLOCKS_MAX
 from masttarget.adapters.by_id import BY_ID, device_of
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.adapters.saved_file import SavedFile
@@ -125,7 +126,7 @@ class LocalStore:
         directory = disk.journal if disk.journal.is_dir() else self._scratch
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return DigestMap(size, directory)
+            return DigestMap(size, directory, MASTTARGET_MAP_BLOCKS_MAX)
         except OSError as error:
             raise JournalFailed(path=str(directory), reason=error.strerror or str(error)) from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from drcore.buffers import Pool
 from drcore.errors import HomewardError, Retry
 from drcore.secret import KeyFileRefused, Secret, read_key_file
 from drcore.settings import SettingsError, Table, parse_rate
@@ -207,3 +208,12 @@ def test_parts_and_runs_of_bits() -> None:
 @pytest.mark.parametrize(("number", "text"), [(0, "0 disks"), (1, "1 disk"), (1024, "1,024 disks")])
 def test_a_number_agrees_with_its_noun(number: int, text: str) -> None:
     assert counted(number, "disk") == text
+
+
+def test_a_pool_lends_each_buffer_to_one_and_keeps_a_few() -> None:
+    pool = Pool(4096, 2)
+    with pool.lend() as one, pool.lend() as two, pool.lend() as three:
+        one[0], two[0], three[0] = 1, 2, 3
+        assert [one[0], two[0], three[0]] == [1, 2, 3]
+    with pool.lend() as one, pool.lend() as two, pool.lend() as three:
+        assert sorted((one[0], two[0], three[0]))[0] == 0, "the third one is new"
