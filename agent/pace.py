@@ -39,7 +39,10 @@ WORTH_CHANGING: Final = 0.97
 
 
 class Bucket:
-    """Lets `rate` bytes a second through, all lanes together; without a rate, everything. Any thread."""
+    """Lets `rate` bytes a second through, all lanes together; without a rate, everything. Any thread.
+
+    In no time more goes than the rate allows and, beside it, a burst and one frame.
+    """
 
     def __init__(self, rate: int | None, clock: Clock, stopped: Callable[[], bool] = lambda: False) -> None:
         self._rate = rate
@@ -49,6 +52,23 @@ class Bucket:
         self._since = clock.monotonic()
         self._asked = 0
         self._allowed = 0.0
+        self._lanes = 0
+
+    def join(self) -> None:
+        """One lane more has a share of the rate."""
+        with self._lock:
+            self._lanes += 1
+
+    def leave(self) -> None:
+        """One lane less has a share of the rate."""
+        with self._lock:
+            self._lanes -= 1
+
+    @property
+    def share(self) -> float:
+        """Bytes a second for each lane; infinite without a rate."""
+        with self._lock:
+            return inf if self._rate is None else self._rate / max(1, self._lanes)
 
     def set_rate(self, rate: int | None) -> None:
         """From now on so many bytes a second; who waits already waits at the new rate for what is left."""
@@ -57,11 +77,14 @@ class Bucket:
             self._rate = rate
 
     def take(self, count: int) -> None:
-        """Returns when `count` bytes may go, or soon after a stop."""
+        """Returns when what was asked for before has gone, so that `count` bytes may begin; or soon after a stop.
+
+        They are not saved up first: at a low rate the first ones would leave late, and no sooner would the last.
+        """
         with self._lock:
             self._advance()
-            self._asked += count
             mine = self._asked
+            self._asked += count
         while not self._stopped():
             with self._lock:
                 self._advance()

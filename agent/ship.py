@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from _native import compare, digest, pack, refer
 from agent.descent import Clear, Ship, Supply
@@ -49,14 +50,14 @@ LINGER_SECONDS = 0.004
 IDLE_SECONDS = 0.25
 """How often a lane without work looks whether it is still wanted."""
 FRAME_SECONDS = 0.05
-FRAME_BYTES_MIN = 132 * KIB
-"""A lane on a slow line makes shorter frames, of so many seconds: what a frame holds waits for its last byte, at the
-other end and in the window. No shorter than two blocks and their headers."""
+FRAME_BYTES_MIN = 66 * KIB
+"""A lane on a slow line, or with a small share of a bandwidth, makes shorter frames, of so many seconds: what a frame
+holds waits for its last byte, at the other end and in the window. No shorter than a block and its header."""
 ORDER_SECONDS = 0.25
 ORDER_BLOCKS_MIN = 2
 """Nor does it take more of a span than that: the rest is left to the others, so that all end together."""
 ORDER_BLOCKS_FIRST = 16
-"""While its speed is not known."""
+"""While its speed is not known, and no bandwidth says less."""
 
 
 @dataclass(slots=True)
@@ -116,8 +117,6 @@ class Lane:
         self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
         self._sectors = memoryview(bytearray(SPAN_BLOCKS * 2))
         self._frame = buffer(FRAME_BYTES_MAX)[:PLAIN_BYTES_MAX]
-        self._frame_bytes = PLAIN_BYTES_MAX
-        self._order_blocks = ORDER_BLOCKS_FIRST
         self._rate = Rate()
         self._references = memoryview(bytearray(REFERENCE_BLOCKS * REFERENCE_BYTES))
         self._source: Source | None = None
@@ -131,6 +130,7 @@ class Lane:
 
     def start(self) -> None:
         """The lane works."""
+        self._bucket.join()
         self._thread.start()
 
     def join(self) -> None:
@@ -162,13 +162,14 @@ class Lane:
                 else:
                     # References of a whole span take less than a block on the line.
                     if isinstance(order, Ship) and not source.referrals.used:
-                        order, rest = divided(order, self._order_blocks)
+                        order, rest = divided(order, self._order_blocks())
                         if rest is not None:
                             self._work.put_back((source, rest))
                     self._ship(source, order)
             self._flush()
             self._window.settle(self.number)
             self.left = True
+            self._bucket.leave()
             with suppress(ConnectionLost):
                 self.link.send(SESSION_STREAM, Bye())
         except Exception as error:
@@ -227,16 +228,25 @@ class Lane:
         after = self._clock.monotonic()
         self.line_seconds += after - before
         self._rate.add(count, after - before)
-        rate = self._rate.value
-        self._frame_bytes = round(min(max(FRAME_BYTES_MIN, FRAME_SECONDS * rate), PLAIN_BYTES_MAX))
-        self._order_blocks = round(
-            min(max(ORDER_BLOCKS_MIN, ORDER_SECONDS * rate / BLOCK_BYTES), SPAN_BLOCKS)
-        )
         self._window.sent(self.number, source.stream, sequence, reserved, count)
         with source.tally.lock:
             source.tally.frames += 1
             source.tally.plain_bytes += plain
         self._compressor.packed(self._mode, self._content, self._pack_seconds + after - ready)
+
+    def _rate_now(self) -> float:
+        """What this lane carries, or is let carry if that is less: bytes a second, infinite while neither is known."""
+        return min(self._rate.value, self._bucket.share)
+
+    def _frame_bytes(self) -> int:
+        """How long a frame becomes; one that is longer already, since the rate fell meanwhile, is full."""
+        wished = min(max(FRAME_BYTES_MIN, FRAME_SECONDS * self._rate_now()), PLAIN_BYTES_MAX)
+        return max(round(wished), self._position)
+
+    def _order_blocks(self) -> int:
+        """How much of a span the lane takes."""
+        most = ORDER_BLOCKS_FIRST if self._rate.value == inf else SPAN_BLOCKS
+        return round(min(max(ORDER_BLOCKS_MIN, ORDER_SECONDS * self._rate_now() / BLOCK_BYTES), most))
 
     # Orders
 
@@ -270,7 +280,7 @@ class Lane:
                 left,
                 sectors,
                 self._found,
-                self._frame[: self._frame_bytes],
+                self._frame[: self._frame_bytes()],
                 self._position,
                 self._mode,
             )

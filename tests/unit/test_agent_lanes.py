@@ -7,18 +7,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from agent.config import Compression
 from agent.crew import at_once
 from agent.descent import Ship
+from agent.errors import Stopped
 from agent.lanes import FEWER_SECONDS, LANES_FAR, MORE_SECONDS, LaneCount, Seen
-from agent.pace import Bucket
-from agent.ship import SECTOR_DIGESTS_BYTES, divided
+from agent.pace import Bucket, Compressor
+from agent.references import Referrals
+from agent.ship import FRAME_BYTES_MIN, SECTOR_DIGESTS_BYTES, Lane, Source, Tally, Work, divided
 from agent.window import Window
 from agent.work import WorkQueue
-from drcore.limits import LANES_MAX
+from disks.digestmap import DigestMap
+from disks.disk import Disk
+from drcore.errors import HomewardError
+from drcore.limits import GIB, LANES_MAX
 from drcore.secret import Secret
+from drcore.units import SPAN_BLOCKS, SPAN_BYTES
 from wireproto.connection import Connection
 from wireproto.errors import ConnectionLost
 from wireproto.link import Link
@@ -316,3 +325,84 @@ def test_a_new_rate_holds_at_once_for_all_lanes_together(lanes: int, after: int 
     assert clock.time - at_change[0] == pytest.approx(
         expected, abs=slack + lanes * 50_000 / (after or 1e9) + 0.2
     )
+
+
+class Ledger:
+    """The link and the disk of a lane: frames are taken at once and noted, with the time; every block holds ones."""
+
+    transport = None
+
+    def __init__(self, clock: SharedClock, at_frame: Callable[[int], None]) -> None:
+        self.gone: list[tuple[float, int]] = []
+        self._clock = clock
+        self._at_frame = at_frame
+        self._lock = threading.Lock()
+
+    def send_data(self, stream: int, count: int, plain: memoryview) -> tuple[int, int]:
+        with self._lock:
+            self.gone.append((self._clock.monotonic(), len(plain)))
+            self._at_frame(len(self.gone))
+            return len(self.gone), len(plain)
+
+    def read(self, offset: int, into: memoryview) -> None:
+        into[:] = b"\1" * len(into)
+
+    def before(self, span: int, blocks: int) -> int:
+        return 0
+
+    def mark(self, span: int, blocks: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def remove(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+@pytest.mark.parametrize("lowered_at", [0, 40])
+def test_at_a_low_bandwidth_bytes_leave_at_once_and_others_follow_within_a_second(
+    lanes: int, lowered_at: int, tmp_path: Path
+) -> None:
+    """Also where it was lowered while frames went without limit; those that the lanes have in the making go first."""
+    rate, frames = 100_000, 40
+    clock, window, work = SharedClock(lanes), Window(GIB), WorkQueue[Work]()
+    bucket = Bucket(None if lowered_at else rate, clock, lambda: len(ledger.gone) >= lowered_at + frames)
+
+    def at_frame(number: int) -> None:
+        if number == lowered_at:
+            bucket.set_rate(rate)
+        if number == lowered_at + frames:
+            window.fail(Stopped())
+
+    ledger = Ledger(clock, at_frame)
+    digests = DigestMap(32 * SPAN_BYTES, tmp_path)
+    source = Source(1, cast(Disk, ledger), digests, bytes(192), ledger, Tally(), Referrals(digests))
+    ends: list[HomewardError] = []
+
+    def ended(error: HomewardError) -> None:
+        ends.append(error)
+        clock.leave()
+
+    for span in range(32):
+        blocks = (1 << SPAN_BLOCKS) - 1
+        work.put((source, Ship(span, blocks, 0, blocks, b"", unread=True)))
+    began, crew = clock.monotonic(), []
+    for number in range(lanes):
+        link = cast(Link, ledger)
+        crew.append(Lane(number, link, work, window, bucket, Compressor(Compression.NEVER), clock, ended))
+    for lane in crew:
+        lane.start()
+    for lane in crew:
+        lane.join()
+    digests.close()
+    assert [type(error) for error in ends] == [Stopped] * lanes
+    limited = ledger.gone[lowered_at:][:frames]
+    assert limited[0][0] == began, "the first leaves at once"
+    long = sum(size > FRAME_BYTES_MIN for _, size in limited)
+    assert long <= (2 * lanes if lowered_at else 0), "what the lanes had at the bucket and in the making"
+    for (earlier, size), (later, _) in pairwise(limited):
+        assert later - earlier <= size / rate + 0.25
+    spent = limited[-1][0] - began
+    assert sum(size for _, size in limited[:-1]) == pytest.approx(rate * spent, rel=0.1)
