@@ -12,7 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from disks.errors import DiskReadOnly, FlushFailed, NoSpace, OpenFailed, ReadFailed, WriteFailed
+from disks.errors import (
+    DiskReadOnly,
+    FlushFailed,
+    ImageDamaged,
+    NoSpace,
+    OpenFailed,
+    ReadFailed,
+    WriteFailed,
+)
 from drcore.errors import HomewardError
 from drcore.limits import WRITE_BEHIND_BYTES, WRITE_PIECE_BYTES, ZEROES_BYTES
 
@@ -170,9 +178,24 @@ class Backing:
             yield start, stop - start
             offset = stop
 
+    def runs(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
+        """(offset, length, whether the file system keeps data for it), ascending, covering the range exactly."""
+        at, end = offset, offset + length
+        for start, count in self.data_runs(offset, length):
+            if start > at:
+                yield at, start - at, False
+            yield start, count, True
+            at = start + count
+        if at < end:
+            yield at, end - at, False
+
     def allocated_bytes(self) -> int:
         """Bytes that the file system keeps for the file; a device is allocated whole."""
         return self.size if self.device else os.fstat(self.descriptor).st_blocks * 512
+
+    def damaged(self, structure: str, offset: int, seen: str, wanted: str) -> ImageDamaged:
+        """The coded error for a structure of this file that cannot be believed."""
+        return ImageDamaged(path=str(self.path), structure=structure, offset=offset, seen=seen, wanted=wanted)
 
     def close(self) -> None:
         """The descriptor and its lock are given back; a second call does nothing."""

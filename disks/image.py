@@ -1,9 +1,8 @@
 """What every disk of this room has beside the verbs: its files, its UUID, its change mark; and runs of a file."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from disks.disk import Disk, Extent, ExtentKind
 from disks.errors import DiskReadOnly, OutsideDisk
@@ -35,8 +34,7 @@ class Image(Disk, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A run of the virtual disk: where its bytes lie in the file, or None where they are known to be zeroes."""
 
     offset: int
@@ -44,7 +42,17 @@ class Run:
     at: int | None
 
 
-def check_range(disk: Image, offset: int, length: int) -> None:
+class Bounded(Protocol):
+    """What has a name and an end."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def size(self) -> ByteCount: ...
+
+
+def check_range(disk: Bounded, offset: int, length: int) -> None:
     """The range lies within the disk; raises OutsideDisk otherwise."""
     if offset < 0 or length < 0 or offset + length > disk.size:
         raise OutsideDisk(path=str(disk.path), offset=offset, length=length, size=disk.size)

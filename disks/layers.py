@@ -10,7 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from disks.backing import zero_memory
+from disks.backing import Backing, zero_memory
 from disks.disk import Extent, Format
 from disks.image import check_range, check_writable, merged
 from drcore.units import ByteCount
@@ -58,6 +58,33 @@ class Layer(Protocol):
     def close(self) -> None:
         """Its files are closed."""
         ...
+
+
+class FlatLayer:
+    """`size` bytes of a file from `start` on as a layer that hides everything below it. Owns the backing."""
+
+    def __init__(self, backing: Backing, start: int, size: int) -> None:
+        self._backing = backing
+        self._start = start
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._backing.path,)
+
+    def pieces(self, offset: int, length: int) -> Iterator[Piece]:
+        for start, count, data in self._backing.runs(self._start + offset, length):
+            yield Piece(start - self._start, count, Held.DATA if data else Held.ZERO, start)
+
+    def load(self, piece: Piece, into: memoryview) -> None:
+        self._backing.read(piece.at, into)
+
+    def close(self) -> None:
+        self._backing.close()
 
 
 class About(NamedTuple):

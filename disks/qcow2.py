@@ -7,24 +7,22 @@ refused: encryption, an external data file, extended L2 entries, and images that
 
 import importlib
 import os
-import threading
 import zlib
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from disks import qcow2_layout as layout
-from disks.backing import Access, Backing
+from disks.backing import Backing
 from disks.disk import Format
 from disks.errors import FormatContradicted, ImageDamaged, OpenFailed, ParentUnusable
 from disks.errors_vmdk import ExtentRefused, FeatureNotSupported, NotWritableInPlace
-from disks.layers import About, Held, Layer, LayeredDisk, Piece, close_all
+from disks.layers import About, FlatLayer, Held, Layer, LayeredDisk, Piece, close_all
 from disks.layout import Malformed
 from disks.recognise import classify, damaged
+from disks.table_layer import Entries, Shape, TableLayer, as_entries, row_length
 from disks.vmdk_extents import identity_of, open_named
-from drcore.limits import PARENTS_MAX, TABLE_CACHE_BYTES_MAX, UNPACKED_CACHE_ENTRIES_MAX
+from drcore.limits import PARENTS_MAX
 
 REFUSED: Final = (
     (layout.INCOMPATIBLE_CORRUPT, "an image marked corrupt", "run qemu-img check -r all on a copy of it"),
@@ -35,81 +33,33 @@ REFUSED: Final = (
     ),
 )  # fmt: skip
 """Incompatible features that are known and not understood here; whatever else is set is not even known."""
-STEP: Final = 4096
-"""L1 entries looked at in one go for tables that are not there."""
 
 
-class Qcow2Layer:
-    """The clusters of one image. Owns the backing; tables and unpacked clusters are kept in bounded number."""
+class Qcow2Layer(TableLayer):
+    """The clusters of one image. Owns the backing."""
 
     def __init__(self, backing: Backing, header: layout.Header) -> None:
         """Errors: ImageDamaged."""
-        self.backing = backing
         self.header = header
         self._bits = header.cluster_bits
-        self._l1 = self._read_l1()
-        self._tables: OrderedDict[int, array[int]] = OrderedDict()
-        self._tables_max = max(1, TABLE_CACHE_BYTES_MAX >> self._bits)
-        self._unpacked: OrderedDict[int, bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        shape = Shape(header.cluster, header.l2_entries, header.cluster)
+        super().__init__(backing, _read_l1(backing, header), shape)
 
     @property
     def size(self) -> int:
         return self.header.size
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.backing.path,)
+    def _load_table(self, number: int) -> Entries:
+        at, place = self.header.l1 + number * 8, self.directory[number] & layout.OFFSET
+        if place + self.header.cluster > self._end():
+            raise _outside(self.backing, "an L1 entry", at, place, self.header.cluster)
+        entries = layout.decode_entries(self.backing.read_bytes(place, self.header.cluster))
+        table = entries if entries[0] & layout.COMPRESSED else as_entries(entries, self.header.cluster)
+        self._check_table(table, place, number)
+        return table
 
-    def pieces(self, offset: int, length: int) -> Iterator[Piece]:
-        end = offset + length
-        step = self.header.l2_entries << self._bits
-        while offset < end:
-            number = offset // step
-            stop = min(end, (number + 1) * step)
-            table = self.table(number)
-            if table is None:
-                stop = min(end, (number + self._absent_tables(number, -(-end // step))) * step)
-                yield Piece(offset, stop - offset, Held.ABSENT)
-            else:
-                yield from self._pieces(table, number * step, offset, stop)
-            offset = stop
-
-    def load(self, piece: Piece, into: memoryview) -> None:
-        if not piece.at & layout.COMPRESSED:
-            self.backing.read(piece.at, into)
-            return
-        inside = piece.offset & self.header.cluster - 1
-        into[:] = self._unpack(piece.at, piece.offset - inside)[inside : inside + piece.length]
-
-    def close(self) -> None:
-        self.backing.close()
-
-    def table(self, number: int) -> "array[int] | None":
-        """L2 table `number`, None where there is none. Errors: ImageDamaged, ReadFailed."""
-        with self._lock:
-            found = self._tables.get(number)
-            if found is not None:
-                self._tables.move_to_end(number)
-                return found
-            place = self._l1[number] & layout.OFFSET
-            if not place:
-                return None
-            at = self.header.l1 + number * 8
-            self._check_place("an L1 entry", at, place, self.header.cluster)
-            table = layout.decode_entries(self.backing.read_bytes(place, self.header.cluster))
-            self._check_table(table, place, number)
-            self._tables[number] = table
-            while len(self._tables) > self._tables_max:
-                self._tables.popitem(last=False)
-            return table
-
-    def l1_entry(self, number: int) -> int:
-        """The L1 table's entry `number`, which was checked at opening; nought for no table."""
-        return self._l1[number]
-
-    def _pieces(self, table: "array[int]", base: int, offset: int, stop: int) -> Iterator[Piece]:
-        bits, cluster = self._bits, self.header.cluster
+    def _pieces(self, table: Entries, base: int, offset: int, stop: int) -> Iterator[Piece]:
+        bits = self._bits
         flag = layout.READS_ZERO if self.header.version > 2 else 0
         at, last = offset - base >> bits, -(-(stop - base) >> bits)
         while at < last:
@@ -123,10 +73,7 @@ class Qcow2Layer:
                 while behind < last and self._empty(table[behind], flag) is held:
                     behind += 1
             else:
-                wanted = entry + cluster
-                while behind < last and table[behind] == wanted:
-                    behind += 1
-                    wanted += cluster
+                behind = at + row_length(table, at, last, self.header.cluster)
             start, end = max(offset, base + (at << bits)), min(stop, base + (behind << bits))
             if held is not Held.DATA:
                 place = 0
@@ -143,62 +90,38 @@ class Qcow2Layer:
             return Held.ZERO
         return Held.DATA if entry & layout.OFFSET else Held.ABSENT
 
-    def _absent_tables(self, number: int, end: int) -> int:
-        """How many L2 tables from `number` on are not there; the first is known not to be."""
-        behind = number + 1
-        while behind < end:
-            entries = self._l1[behind : min(end, behind + STEP)]
-            if any(entries):
-                return behind - number + next(at for at, entry in enumerate(entries) if entry)
-            behind += len(entries)
-        return behind - number
+    def _is_packed(self, piece: Piece) -> bool:
+        return bool(piece.at & layout.COMPRESSED)
 
-    def _read_l1(self) -> "array[int]":
-        header = self.header
-        self._check_place("the L1 table", 40, header.l1, header.l1_entries * 8)
-        clusters = -(-header.size // header.cluster)
-        needed = -(-clusters // header.l2_entries)
-        entries = layout.decode_entries(self.backing.read_bytes(header.l1, needed * 8))
-        seen = set()
-        for number, entry in enumerate(entries):
-            if not entry:
-                continue
-            at, place = header.l1 + number * 8, entry & layout.OFFSET
-            if (
-                place % header.cluster
-                or place in seen
-                or entry & ~layout.OFFSET & ~layout.COPIED
-                or not place
-            ):
-                raise self._damaged(
-                    "an L1 entry", at, f"{entry:#018x}", "a cluster that no other entry names"
-                )
-            seen.add(place)
-        return entries
-
-    def _check_table(self, table: "array[int]", place: int, number: int) -> None:
+    def _check_table(self, table: Entries, place: int, number: int) -> None:
         """Every cluster that the table names lies within the file (the last one: as far as it goes)."""
         header, size = self.header, self._end()
         flag = layout.READS_ZERO if header.version > 2 else 0
         allowed = layout.OFFSET | layout.COPIED | flag
         largest = 0
-        for index, entry in enumerate(table):
+        if isinstance(table, range):  # the first and the last speak for all
+            entries = iter(((0, table[0]), (len(table) - 1, table[-1])))
+        else:
+            entries = layout.named(table)
+        for index, entry in entries:
             if entry & layout.COMPRESSED:
                 at, length = layout.compressed_place(entry, self._bits)
                 # The last sector of a compressed cluster need not be whole at the end of the file.
                 if at < header.cluster or at + min(length, 1) > size or entry & layout.COPIED:
-                    raise self._damaged(
+                    raise self.backing.damaged(
                         "an L2 entry", place + index * 8, f"{entry:#018x}", "compressed bytes in the file"
                     )
             elif entry:
                 offset = entry & layout.OFFSET
                 if entry & ~allowed or offset % header.cluster or (not offset and entry & layout.COPIED):
-                    raise self._damaged("an L2 entry", place + index * 8, f"{entry:#018x}", "a cluster")
+                    raise self.backing.damaged(
+                        "an L2 entry", place + index * 8, f"{entry:#018x}", "a cluster"
+                    )
                 largest = max(largest, offset)
         if largest + header.cluster > size:
             self._check_last(table, number, size)
 
-    def _check_last(self, table: "array[int]", number: int, size: int) -> None:
+    def _check_last(self, table: Entries, number: int, size: int) -> None:
         """A cluster that the end of the file cuts is the disk's last, and holds all of the disk's bytes."""
         cluster = self.header.cluster
         for index, entry in enumerate(table):
@@ -206,30 +129,21 @@ class Qcow2Layer:
             if offset + cluster > size and offset:
                 first = (number * self.header.l2_entries + index) * cluster
                 if offset + min(cluster, max(0, self.header.size - first)) > size:
-                    at = (self._l1[number] & layout.OFFSET) + index * 8
+                    at = (self.directory[number] & layout.OFFSET) + index * 8
                     wanted = f"a cluster within the file of {size} bytes"
-                    raise self._damaged("an L2 entry", at, f"offset {offset}", wanted)
+                    raise self.backing.damaged("an L2 entry", at, f"offset {offset}", wanted)
 
     @staticmethod
     def _plain(entry: int) -> int:
         return 0 if entry & layout.COMPRESSED else entry & layout.OFFSET
 
-    def _unpack(self, entry: int, offset: int) -> bytes:
-        with self._lock:
-            found = self._unpacked.get(entry)
-            if found is not None:
-                self._unpacked.move_to_end(entry)
-                return found
-        at, length = layout.compressed_place(entry, self._bits)
+    def _unpacked_grain(self, at: int, offset: int) -> bytes:
+        at, length = layout.compressed_place(at, self._bits)
         length = min(length, self._end() - at)
         content = self._decompress(self.backing.read_bytes(at, length), at)
         needed = min(self.header.cluster, self.size - offset)
         if len(content) < needed:
-            raise self._damaged("a compressed cluster", at, f"{len(content)} bytes in it", str(needed))
-        with self._lock:
-            self._unpacked[entry] = content
-            while len(self._unpacked) > UNPACKED_CACHE_ENTRIES_MAX:
-                self._unpacked.popitem(last=False)
+            raise self.backing.damaged("a compressed cluster", at, f"{len(content)} bytes in it", str(needed))
         return content
 
     def _decompress(self, packed: bytes, at: int) -> bytes:
@@ -239,58 +153,35 @@ class Qcow2Layer:
             try:
                 answer: bytes = library.ZstdDecompressor().stream_reader(packed).read(cluster)
             except library.ZstdError as error:
-                raise self._damaged("a compressed cluster", at, str(error), "zstd's bytes") from error
+                raise self.backing.damaged("a compressed cluster", at, str(error), "zstd's bytes") from error
             return answer
         try:
             return zlib.decompressobj(-15).decompress(packed, cluster)
         except zlib.error as error:
-            raise self._damaged("a compressed cluster", at, str(error), "deflated bytes") from error
-
-    def _check_place(self, structure: str, at: int, place: int, length: int) -> None:
-        if place + length > self._end():
-            wanted = f"{length} bytes within the file of {self.backing.size}"
-            raise self._damaged(structure, at, f"offset {place}", wanted)
-
-    def _end(self) -> int:
-        if self.backing.access is Access.INSPECT:
-            self.backing.measure()
-        return self.backing.size
-
-    def _damaged(self, structure: str, offset: int, seen: str, wanted: str) -> ImageDamaged:
-        return ImageDamaged(
-            path=str(self.backing.path), structure=structure, offset=offset, seen=seen, wanted=wanted
-        )
+            raise self.backing.damaged("a compressed cluster", at, str(error), "deflated bytes") from error
 
 
-class RawLayer:
-    """A raw backing file: it hides everything below. Owns the backing."""
+def _read_l1(backing: Backing, header: layout.Header) -> "array[int]":
+    """The active L1 table as far as the disk's size needs it, checked. Errors: ImageDamaged."""
+    if header.l1 + header.l1_entries * 8 > backing.size:
+        raise _outside(backing, "the L1 table", 40, header.l1, header.l1_entries * 8)
+    clusters = -(-header.size // header.cluster)
+    needed = -(-clusters // header.l2_entries)
+    entries = layout.decode_entries(backing.read_bytes(header.l1, needed * 8))
+    seen = set()
+    for number, entry in enumerate(entries):
+        if not entry:
+            continue
+        at, place = header.l1 + number * 8, entry & layout.OFFSET
+        if place % header.cluster or place in seen or entry & ~layout.OFFSET & ~layout.COPIED or not place:
+            raise backing.damaged("an L1 entry", at, f"{entry:#018x}", "a cluster that no other entry names")
+        seen.add(place)
+    return entries
 
-    def __init__(self, backing: Backing) -> None:
-        self._backing = backing
 
-    @property
-    def size(self) -> int:
-        return self._backing.size
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self._backing.path,)
-
-    def pieces(self, offset: int, length: int) -> Iterator[Piece]:
-        at, end = offset, offset + length
-        for start, count in self._backing.data_runs(offset, length):
-            if start > at:
-                yield Piece(at, start - at, Held.ZERO)
-            yield Piece(start, count, Held.DATA, start)
-            at = start + count
-        if at < end:
-            yield Piece(at, end - at, Held.ZERO)
-
-    def load(self, piece: Piece, into: memoryview) -> None:
-        self._backing.read(piece.at, into)
-
-    def close(self) -> None:
-        self._backing.close()
+def _outside(backing: Backing, structure: str, at: int, place: int, length: int) -> ImageDamaged:
+    wanted = f"{length} bytes within the file of {backing.size}"
+    return backing.damaged(structure, at, f"offset {place}", wanted)
 
 
 def open_qcow2(backing: Backing, kind: Format) -> LayeredDisk:
@@ -312,7 +203,7 @@ def open_qcow2(backing: Backing, kind: Format) -> LayeredDisk:
             backing, below = _open_backing_file(backing, header, seen)
             header = read_header(backing) if below is Format.QCOW2 else None
             if header is None:
-                layers.append(RawLayer(backing))
+                layers.append(FlatLayer(backing, 0, backing.size))
         return LayeredDisk(About(top.path, kind, first.cluster, None, None), layers)
     except BaseException:
         close_all(layers)

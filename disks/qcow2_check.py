@@ -51,7 +51,7 @@ class _References:
         yield from self._add("the header", 0, 0, header.cluster)
         yield from self._add("the L1 table", 40, header.l1, header.l1_entries * 8)
         for number in range(-(-header.size // (header.l2_entries * header.cluster))):
-            entry = layer.l1_entry(number)
+            entry = layer.directory[number]
             if entry:
                 yield from self._table(header.l1 + number * 8, entry)
 
@@ -134,7 +134,7 @@ class _References:
             return
         yield from self._add("an L2 table", named_at, place, header.cluster)
         table = layout.decode_entries(self._backing.read_bytes(place, header.cluster))
-        for index, each in enumerate(table):
+        for index, each in layout.named(table):
             if each & layout.COMPRESSED:
                 start, length = layout.compressed_place(each, header.cluster_bits)
                 yield from self._add("compressed clusters", place + index * 8, start & ~511, length)

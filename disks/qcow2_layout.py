@@ -7,6 +7,7 @@ management", "Cluster mapping"). Integers are big-endian, offsets are in bytes. 
 import struct
 import sys
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -169,6 +170,12 @@ def decode_entries(raw: bytes | memoryview) -> "array[int]":
     if sys.byteorder == "little":
         entries.byteswap()
     return entries
+
+
+def named(table: "array[int]") -> Iterator[tuple[int, int]]:
+    """(index, entry) up to the last entry that names anything: the tables of small disks are mostly empty."""
+    used = -(-len(table.tobytes().rstrip(b"\0")) // table.itemsize)
+    return enumerate(table[:used])
 
 
 def compressed_place(entry: int, cluster_bits: int) -> tuple[int, int]:

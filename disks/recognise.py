@@ -179,23 +179,14 @@ def vhd_footer(backing: Backing) -> tuple[vhd_layout.Footer, int] | None:
 def read_descriptor(backing: Backing) -> tuple[bytes, vmdk_layout.Descriptor]:
     """A descriptor file's text and what it says; raises Malformed, ImageDamaged."""
     if backing.size > DESCRIPTOR_BYTES_MAX:
-        raise ImageDamaged(
-            path=str(backing.path), structure="the descriptor", offset=0, seen=f"{backing.size} bytes",
-            wanted=f"at most {DESCRIPTOR_BYTES_MAX}",
-        )  # fmt: skip
+        raise backing.damaged("the descriptor", 0, f"{backing.size} bytes", f"at most {DESCRIPTOR_BYTES_MAX}")
     text = backing.read_bytes(0, backing.size)
     return text, vmdk_layout.decode_descriptor(text, 0)
 
 
 def damaged(backing: Backing, error: Malformed) -> ImageDamaged:
     """The coded error for a malformed structure of this file."""
-    return ImageDamaged(
-        path=str(backing.path),
-        structure=error.structure,
-        offset=error.offset,
-        seen=error.seen,
-        wanted=error.wanted,
-    )
+    return backing.damaged(error.structure, error.offset, error.seen, error.wanted)
 
 
 def _vhd(footer: vhd_layout.Footer) -> Seen:

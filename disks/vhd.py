@@ -6,7 +6,6 @@ data and bitmap are durable before the table names it.
 """
 
 import contextlib
-import threading
 import time
 import uuid
 from array import array
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from disks import vhd_layout
-from disks.backing import Backing, zero_memory
-from disks.disk import Extent, Format
-from disks.errors import ImageDamaged, ImageFull, SizeNotPossible
-from disks.image import Run, check_range, check_writable, merged
+from disks.backing import Backing
+from disks.disk import Format
+from disks.errors import ImageFull, SizeNotPossible
+from disks.image import Run, check_range, check_writable
 from disks.layout import Malformed
 from disks.linear import LinearDisk
+from disks.mapped import MappedDisk
 from disks.opening import Newborn
 from disks.recognise import damaged, vhd_footer
 from disks.vhd_layout import SECTOR, UNUSED, DiskType, Dynamic, Footer
@@ -48,13 +48,11 @@ def open_fixed(backing: Backing, kind: Format) -> LinearDisk:
     """A fixed image's data as a disk; the footer behind it is never touched. Errors: ImageDamaged."""
     found = vhd_footer(backing)
     if found is None:
-        raise _damaged(backing, "the footer", backing.size, "none that is sound", "one")
+        raise backing.damaged("the footer", backing.size, "none that is sound", "one")
     footer, length = found
     if footer.current_size > backing.size - length:
         room = f"{backing.size - length} bytes of data"
-        raise _damaged(
-            backing, "the current size", backing.size - length + 48, str(footer.current_size), room
-        )
+        raise backing.damaged("the current size", backing.size - length + 48, str(footer.current_size), room)
     return LinearDisk(backing, kind, footer.current_size)
 
 
@@ -96,7 +94,7 @@ def create_dynamic(path: Path, kind: Format, size: int) -> "DynamicVhd":
         raise
 
 
-class DynamicVhd:
+class DynamicVhd(MappedDisk):
     """An open dynamic VHD. Owns the backing; table and bitmaps are guarded by a lock, data moves outside it."""
 
     FRESH = b"\xff"
@@ -105,16 +103,13 @@ class DynamicVhd:
     def __init__(
         self, backing: Backing, kind: Format, footer: Footer, header: Dynamic, table: "array[int]"
     ) -> None:
-        self._backing = backing
-        self._format = kind
+        super().__init__(backing, kind, footer.current_size, listed_bytes=EXTENT_BLOCKS * header.block_bytes)
         self._footer = footer
         self._header = header
         self._table = table
         self._bitmaps = bytearray(len(table))  # UNKNOWN, WHOLE or PARTIAL for each block
         self._stride = header.bitmap_bytes + header.block_bytes
         self._used = len(table) - table.count(UNUSED)
-        self._lock = threading.Lock()
-        self._flushing = threading.Lock()
         self._dirty: set[int] = set()  # sectors of the table that wait for a flush
         self._completed: set[int] = set()  # blocks whose bitmap becomes all ones with the next flush
         self._grown = False
@@ -124,43 +119,8 @@ class DynamicVhd:
         self._durable_end = self._end
 
     @property
-    def format(self) -> Format:
-        return self._format
-
-    @property
-    def size(self) -> ByteCount:
-        return ByteCount(self._footer.current_size)
-
-    @property
     def grain_size(self) -> ByteCount | None:
         return ByteCount(self._header.block_bytes)
-
-    @property
-    def path(self) -> Path:
-        return self._backing.path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self._backing.path,)
-
-    @property
-    def disk_uuid(self) -> str | None:
-        return None
-
-    @property
-    def change_mark(self) -> str | None:
-        return None
-
-    def read(self, offset: int, into: memoryview) -> None:
-        check_range(self, offset, len(into))
-        with self._lock:
-            runs = list(self._runs(offset, len(into)))
-        for run in runs:
-            part = into[run.offset - offset : run.offset - offset + run.length]
-            if run.at is None:
-                zero_memory(part)
-            else:
-                self._backing.read(run.at, part)
 
     def write(self, offset: int, data: memoryview) -> None:
         check_range(self, offset, len(data))
@@ -175,22 +135,14 @@ class DynamicVhd:
                 elif not self._is_whole(block):
                     self._complete(block)
             runs = list(self._runs(offset, len(data)))
-        for run in runs:
-            assert run.at is not None
-            self._backing.write(run.at, data[run.offset - offset : run.offset - offset + run.length])
+        self._store(runs, offset, data)
 
     def zero(self, offset: int, length: int) -> None:
         check_range(self, offset, length)
         check_writable(self, self._backing.writable)
         with self._lock:
             runs = list(self._runs(offset, length))
-        for run in runs:
-            if run.at is not None:
-                self._backing.zero(run.at, run.length)
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        check_range(self, offset, length)
-        return merged(self._extents(offset, length))
+        self._zero_runs(runs)
 
     def flush(self) -> None:
         if not self._backing.writable:
@@ -226,10 +178,9 @@ class DynamicVhd:
             # A shorter file is a courtesy: where it fails, the footer further on is as good.
             with contextlib.suppress(HomewardError):
                 self._trim()
-        self._backing.close()
+        super().close()
 
     def _runs(self, offset: int, length: int) -> Iterator[Run]:
-        """Where the range's bytes lie; the lock is held."""
         block_bytes = self._header.block_bytes
         end = offset + length
         while offset < end:
@@ -252,17 +203,6 @@ class DynamicVhd:
             end = min(stop, base + (first + count) * SECTOR)
             if start < end:
                 yield Run(start, end - start, self._data_at(block) + start - base if used else None)
-
-    def _extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-        step = EXTENT_BLOCKS * self._header.block_bytes
-        end = offset + length
-        while offset < end:
-            stop = min(end, (offset // step + 1) * step)
-            with self._lock:
-                runs = list(self._runs(offset, stop - offset))
-            for run in runs:
-                yield run.offset, run.length, run.at is not None
-            offset = stop
 
     def _sectors(self, block: int) -> int:
         """The block's sectors that the disk has; the last block may stick out of it."""
@@ -359,8 +299,8 @@ def read_dynamic(backing: Backing) -> "tuple[Footer, Dynamic, array[int]]":
     """Footer, header and table of a dynamic or differencing image, checked. Raises ImageDamaged, Malformed."""
     footer = _dynamic_footer(backing)
     if footer.data_offset % SECTOR or footer.data_offset > backing.size - vhd_layout.DYNAMIC_BYTES:
-        raise _damaged(
-            backing, "the footer's data offset", 16, str(footer.data_offset), "sectors within the file"
+        raise backing.damaged(
+            "the footer's data offset", 16, str(footer.data_offset), "sectors within the file"
         )
     header = vhd_layout.decode_dynamic(
         backing.read_bytes(footer.data_offset, vhd_layout.DYNAMIC_BYTES), footer.data_offset
@@ -368,11 +308,11 @@ def read_dynamic(backing: Backing) -> "tuple[Footer, Dynamic, array[int]]":
     blocks = -(-footer.current_size // header.block_bytes)
     if header.entries < blocks:
         at = footer.data_offset + 28
-        raise _damaged(backing, "the number of table entries", at, str(header.entries), f"at least {blocks}")
+        raise backing.damaged("the number of table entries", at, str(header.entries), f"at least {blocks}")
     if blocks * 4 > VHD_TABLE_BYTES_MAX or header.table_offset + blocks * 4 > backing.size:
         seen = f"{blocks * 4} bytes in a file of {backing.size}"
-        raise _damaged(
-            backing, "the block allocation table", header.table_offset, seen, "a table within the file"
+        raise backing.damaged(
+            "the block allocation table", header.table_offset, seen, "a table within the file"
         )
     table = vhd_layout.decode_table(backing.read_bytes(header.table_offset, blocks * 4))
     _check_table(backing, footer, header, table)
@@ -391,7 +331,7 @@ def _dynamic_footer(backing: Backing) -> Footer:
     if found is not None:
         one, two = (found[0].current_size, found[0].data_offset), (copy.current_size, copy.data_offset)
         if one != two:
-            raise _damaged(backing, "the footer's copy", 0, f"size and header {two}", f"{one} as at the end")
+            raise backing.damaged("the footer's copy", 0, f"size and header {two}", f"{one} as at the end")
         return found[0]
     return copy
 
@@ -404,7 +344,7 @@ def _check_table(backing: Backing, footer: Footer, header: Dynamic, table: "arra
     used = len(table) - table.count(UNUSED)
     if used * stride * SECTOR > end:
         room = f"room for {used} blocks of {stride} sectors in {end} bytes"
-        raise _damaged(backing, "the block allocation table", header.table_offset, f"{used} blocks", room)
+        raise backing.damaged("the block allocation table", header.table_offset, f"{used} blocks", room)
     starts = sorted(entry for entry in table if entry != UNUSED)
     others = (
         (0, vhd_layout.FOOTER_BYTES),
@@ -422,7 +362,7 @@ def _check_table(backing: Backing, footer: Footer, header: Dynamic, table: "arra
     if bad is not None:
         place = header.table_offset + table.index(bad) * 4
         wanted = f"a block of {stride} sectors that overlaps nothing, before byte {end}"
-        raise _damaged(backing, "an entry of the block allocation table", place, f"sector {bad}", wanted)
+        raise backing.damaged("an entry of the block allocation table", place, f"sector {bad}", wanted)
 
 
 def _check_size(kind: Format, size: int) -> None:
@@ -447,7 +387,3 @@ def _neighbours(numbers: list[int]) -> Iterator[tuple[int, int]]:
         first, count = number, 1
     if count:
         yield first, count
-
-
-def _damaged(backing: Backing, structure: str, offset: int, seen: str, wanted: str) -> ImageDamaged:
-    return ImageDamaged(path=str(backing.path), structure=structure, offset=offset, seen=seen, wanted=wanted)

@@ -75,17 +75,6 @@ class DifferencingVhd(DynamicVhd):
     def files(self) -> tuple[Path, ...]:
         return (self.path, *self._parent.files)
 
-    def read(self, offset: int, into: memoryview) -> None:
-        check_range(self, offset, len(into))
-        with self._lock:
-            runs = list(self._runs(offset, len(into)))
-        for run in runs:
-            part = into[run.offset - offset : run.offset - offset + run.length]
-            if run.at is None:
-                self._parent.read(run.offset, part)
-            else:
-                self._backing.read(run.at, part)
-
     def write(self, offset: int, data: memoryview) -> None:
         check_range(self, offset, len(data))
         check_writable(self, self._backing.writable)
@@ -93,9 +82,7 @@ class DifferencingVhd(DynamicVhd):
             return
         with self._lock:
             places = self._take(offset, offset + len(data))
-        for run in places:
-            assert run.at is not None
-            self._backing.write(run.at, data[run.offset - offset : run.offset - offset + run.length])
+        self._store(places, offset, data)
         self._written(offset, offset + len(data))
 
     def zero(self, offset: int, length: int) -> None:
@@ -108,9 +95,7 @@ class DifferencingVhd(DynamicVhd):
             with self._lock:
                 hidden = self._table[offset // block_bytes] == UNUSED and self._parent_is_zero(offset, stop)
                 places = [] if hidden else self._take(offset, stop)
-            for run in places:
-                assert run.at is not None
-                self._backing.zero(run.at, run.length)
+            self._zero_runs(places)
             if places:
                 self._written(offset, stop)
             offset = stop
@@ -179,13 +164,15 @@ class DifferencingVhd(DynamicVhd):
         held = self._bits.get(block)
         return super()._bitmap(block) if held is None else bytes(held)
 
-    def _extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-        for start, count, data in super()._extents(offset, length):
-            if data:
-                yield start, count, True
-                continue
-            for each in self._parent.extents(start, count):
-                yield each.offset, each.length, each.kind is ExtentKind.DATA
+    def _read_absent(self, offset: int, into: memoryview) -> None:
+        self._parent.read(offset, into)
+
+    def _shown(self, run: Run) -> Iterator[tuple[int, int, bool]]:
+        if run.at is not None:
+            yield run.offset, run.length, True
+            return
+        for each in self._parent.extents(run.offset, run.length):
+            yield each.offset, each.length, each.kind is ExtentKind.DATA
 
     def _allocate(self, block: int) -> None:
         super()._allocate(block)

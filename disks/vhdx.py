@@ -8,7 +8,6 @@ a flush, and readers that replay no log (qemu-img opening read-only) can read an
 nearly any other instant.
 """
 
-import threading
 import uuid
 from array import array
 from collections.abc import Iterator
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from disks import vhdx_layout, vhdx_log
-from disks.backing import Backing, zero_memory
-from disks.disk import Extent, ExtentKind, Format
+from disks.backing import Backing
+from disks.disk import ExtentKind, Format
 from disks.errors import FormatNotSupported, ImageFull, SizeNotPossible
-from disks.image import Run, check_range, check_writable, merged
+from disks.image import Run, check_range, check_writable
 from disks.layout import Malformed
+from disks.mapped import MappedDisk
 from disks.opening import Newborn
 from disks.recognise import FORMATS, damaged
 from disks.vhdx_file import Structures, load
@@ -90,18 +90,18 @@ def create_with(path: Path, kind: Format, size: int, *, block_bytes: int, sector
         raise
 
 
-class Vhdx:
+class Vhdx(MappedDisk):
     """An open VHDX. Owns the backing; header and table are guarded by a lock, data moves outside it."""
 
     def __init__(self, found: Structures, kind: Format) -> None:
         """Raises Malformed where the table contradicts itself or the file."""
-        self._backing = found.backing
-        self._format = kind
+        super().__init__(
+            found.backing, kind, found.metadata.size,
+            listed_bytes=EXTENT_BLOCKS * found.metadata.block_bytes,
+        )  # fmt: skip
         self._header = found.header
         self._slot = found.slot
         self._metadata = found.metadata
-        self._lock = threading.Lock()
-        self._flushing = threading.Lock()
         self._changed = False
         self._table = BlockTable(self._backing, found.table, found.metadata)
         slots = Slots(self._backing.size)
@@ -113,28 +113,8 @@ class Vhdx:
         self._cleared = False
 
     @property
-    def format(self) -> Format:
-        return self._format
-
-    @property
-    def size(self) -> ByteCount:
-        return ByteCount(self._metadata.size)
-
-    @property
     def grain_size(self) -> ByteCount | None:
         return None if self._metadata.fixed else ByteCount(self._metadata.block_bytes)
-
-    @property
-    def path(self) -> Path:
-        return self._backing.path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self._backing.path,)
-
-    @property
-    def disk_uuid(self) -> str | None:
-        return None
 
     @property
     def change_mark(self) -> str | None:
@@ -143,17 +123,6 @@ class Vhdx:
     def fresh(self) -> None:
         """This opening created the image: its write GUIDs are new already."""
         self._changed = True
-
-    def read(self, offset: int, into: memoryview) -> None:
-        check_range(self, offset, len(into))
-        with self._lock:
-            runs = list(self._runs(offset, len(into)))
-        for run in runs:
-            part = into[run.offset - offset : run.offset - offset + run.length]
-            if run.at is None:
-                zero_memory(part)
-            else:
-                self._backing.read(run.at, part)
 
     def write(self, offset: int, data: memoryview) -> None:
         check_range(self, offset, len(data))
@@ -168,9 +137,7 @@ class Vhdx:
                     self._allocate(block)
             runs = list(self._runs(offset, len(data)))
             crowded = self._table.dirty > VHDX_DIRTY_PAGES_MAX
-        for run in runs:
-            assert run.at is not None
-            self._backing.write(run.at, data[run.offset - offset : run.offset - offset + run.length])
+        self._store(runs, offset, data)
         if crowded:
             self.flush()
 
@@ -181,13 +148,7 @@ class Vhdx:
             runs = [run for run in self._runs(offset, length) if run.at is not None]
             if runs:
                 self._changing()
-        for run in runs:
-            assert run.at is not None
-            self._backing.zero(run.at, run.length)
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        check_range(self, offset, length)
-        return merged(self._extents(offset, length))
+        self._zero_runs(runs)
 
     def flush(self) -> None:
         if not self._backing.writable:
@@ -214,11 +175,11 @@ class Vhdx:
             return ByteCount(sum(each.length for each in data))
         return ByteCount(min(self._used * self._metadata.block_bytes, self.size))
 
-    def close(self) -> None:
-        self._backing.close()
-
     def _runs(self, offset: int, length: int) -> Iterator[Run]:
-        """Where the range's bytes lie; the lock is held. Only fully present blocks hold something (2.5.1.1)."""
+        return _joined(self._blocks(offset, length))
+
+    def _blocks(self, offset: int, length: int) -> Iterator[Run]:
+        """The range block by block; only fully present blocks hold something (2.5.1.1)."""
         block_bytes, ratio = self._metadata.block_bytes, self._metadata.chunk_ratio
         end = offset + length
         while offset < end:
@@ -236,30 +197,13 @@ class Vhdx:
             )
             offset = stop
 
-    def _extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-        step = EXTENT_BLOCKS * self._metadata.block_bytes
-        end = offset + length
-        while offset < end:
-            stop = min(end, (offset // step + 1) * step)
-            with self._lock:
-                runs = list(_joined(self._runs(offset, stop - offset)))
-            for run in runs:
-                yield from self._held(run)
-            offset = stop
-
-    def _held(self, run: Run) -> Iterator[tuple[int, int, bool]]:
+    def _shown(self, run: Run) -> Iterator[tuple[int, int, bool]]:
         """The run's parts that the file system keeps data for, and its holes."""
         if run.at is None:
             yield run.offset, run.length, False
             return
-        shift, at, end = run.offset - run.at, run.at, run.at + run.length
-        for start, count in self._backing.data_runs(run.at, run.length):
-            if start > at:
-                yield at + shift, start - at, False
-            yield start + shift, count, True
-            at = start + count
-        if at < end:
-            yield at + shift, end - at, False
+        for start, count, data in self._backing.runs(run.at, run.length):
+            yield start - run.at + run.offset, count, data
 
     def _changing(self) -> None:
         """The write GUIDs on the medium are others than before this opening (2.2.2); the lock is held."""

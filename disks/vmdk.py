@@ -9,10 +9,10 @@ from typing import Final
 from disks import vmdk_layout
 from disks.backing import Backing
 from disks.disk import Format
-from disks.errors import ImageDamaged, OpenFailed, SizeNotPossible
+from disks.errors import OpenFailed, SizeNotPossible
 from disks.layout import Malformed
 from disks.recognise import damaged
-from disks.vmdk_layout import SECTOR, Descriptor
+from disks.vmdk_layout import SECTOR, Descriptor, SparseHeader
 from drcore.limits import DESCRIPTOR_BYTES_MAX
 
 RESERVED_CIDS: Final = (0, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -64,16 +64,51 @@ class StoredDescriptor:
             text = vmdk_layout.change_cid(self._text, secrets.randbits(32))
             if self._decode(text).cid not in (*RESERVED_CIDS, self.descriptor.cid):
                 return text
-        raise ImageDamaged(
-            path=str(self._backing.path), structure="the descriptor's CID", offset=self._place.offset,
-            seen="a CID that does not stand alone on its line", wanted="CID=xxxxxxxx",
-        )  # fmt: skip
+        raise self._backing.damaged(
+            "the descriptor's CID",
+            self._place.offset,
+            "a CID that does not stand alone on its line",
+            "CID=xxxxxxxx",
+        )
 
     def _decode(self, text: bytes) -> Descriptor:
         try:
             return vmdk_layout.decode_descriptor(text, self._place.offset)
         except Malformed as error:
             raise damaged(self._backing, error) from error
+
+
+def embedded(backing: Backing) -> tuple[SparseHeader, Place]:
+    """A sparse file's header, and where it says that the descriptor stands. Errors: ImageDamaged."""
+    try:
+        header = vmdk_layout.decode_header(backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES)))
+    except Malformed as error:
+        raise damaged(backing, error) from error
+    place = Place(header.descriptor_offset * SECTOR, header.descriptor_size * SECTOR)
+    if not place.offset or place.length > DESCRIPTOR_BYTES_MAX or place.offset + place.length > backing.size:
+        seen, wanted = (
+            f"{place.length} bytes at {place.offset}",
+            f"at most {DESCRIPTOR_BYTES_MAX} within the file",
+        )
+        raise backing.damaged("the embedded descriptor", 28, seen, wanted)
+    return header, place
+
+
+class Described:
+    """Who a disk with a descriptor is, as the descriptor tells it."""
+
+    _stored: StoredDescriptor
+
+    @property
+    def disk_uuid(self) -> str | None:
+        return self._stored.descriptor.disk_uuid
+
+    @property
+    def change_mark(self) -> str | None:
+        return f"{self._stored.descriptor.cid:08x}"
+
+    def _changing(self) -> None:
+        self._stored.changing()
 
 
 def check_size(kind: Format, size: int, size_max: int) -> None:

@@ -12,13 +12,12 @@ from typing import Final
 from disks import vmdk_flat, vmdk_layout, vmdk_sparse, vmdk_split
 from disks.backing import Backing, zero_memory
 from disks.disk import Format
-from disks.errors import FormatNotSupported, ImageDamaged, OpenFailed, ParentUnusable
+from disks.errors import FormatNotSupported, OpenFailed, ParentUnusable
 from disks.errors_vmdk import ExtentRefused, NotWritableInPlace
 from disks.image import Image
-from disks.layers import About, Held, Layer, LayeredDisk, Piece, close_all
-from disks.layout import Malformed
-from disks.recognise import CREATE_TYPES, EMBEDDED, FORMATS, GUEST_DATA, damaged, look
-from disks.vmdk import Place, StoredDescriptor
+from disks.layers import About, FlatLayer, Held, Layer, LayeredDisk, Piece, close_all
+from disks.recognise import CREATE_TYPES, EMBEDDED, FORMATS, GUEST_DATA, look
+from disks.vmdk import Place, StoredDescriptor, embedded
 from disks.vmdk_extents import check_length, check_lines, identity_of, open_all, open_named
 from disks.vmdk_grains import GrainLayer, cowd_layer, hosted_layer, sesparse_layer
 from disks.vmdk_layout import SECTOR, Descriptor, ExtentLine
@@ -35,40 +34,6 @@ EXTENT_KINDS: Final = {
 """What a text descriptor calls the extents of each format."""
 READ_ONLY: Final = (Format.VMDK_STREAM_OPTIMIZED, Format.VMDK_VMFS_SPARSE, Format.VMDK_SESPARSE)
 FLAT: Final = ("FLAT", "VMFS")
-
-
-class FlatLayer:
-    """A flat extent as a layer; it hides everything below. Owns the backing."""
-
-    def __init__(self, backing: Backing, line: ExtentLine) -> None:
-        self._backing = backing
-        self._start = line.offset * SECTOR
-        self._size = line.sectors * SECTOR
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self._backing.path,)
-
-    def pieces(self, offset: int, length: int) -> Iterator[Piece]:
-        at, end = offset, offset + length
-        for start, count in self._backing.data_runs(self._start + offset, length):
-            found = start - self._start
-            if found > at:
-                yield Piece(at, found - at, Held.ZERO)
-            yield Piece(found, count, Held.DATA, start)
-            at = found + count
-        if at < end:
-            yield Piece(at, end - at, Held.ZERO)
-
-    def load(self, piece: Piece, into: memoryview) -> None:
-        self._backing.read(piece.at, into)
-
-    def close(self) -> None:
-        self._backing.close()
 
 
 class ZeroLayer:
@@ -164,21 +129,11 @@ def read_told(backing: Backing, kind: Format) -> Descriptor:
 def _place(backing: Backing, kind: Format) -> Place:
     if kind not in EMBEDDED:
         if backing.size > DESCRIPTOR_BYTES_MAX:
-            raise _damaged(
-                backing, "the descriptor", 0, f"{backing.size} bytes", f"at most {DESCRIPTOR_BYTES_MAX}"
+            raise backing.damaged(
+                "the descriptor", 0, f"{backing.size} bytes", f"at most {DESCRIPTOR_BYTES_MAX}"
             )
         return Place(0, backing.size)
-    try:
-        header = vmdk_layout.decode_header(backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES)))
-    except Malformed as error:
-        raise damaged(backing, error) from error
-    place = Place(header.descriptor_offset * SECTOR, header.descriptor_size * SECTOR)
-    if not place.offset or place.length > DESCRIPTOR_BYTES_MAX or place.offset + place.length > backing.size:
-        wanted = f"at most {DESCRIPTOR_BYTES_MAX} within the file"
-        raise _damaged(
-            backing, "the embedded descriptor", 28, f"{place.length} bytes at {place.offset}", wanted
-        )
-    return place
+    return embedded(backing)[1]
 
 
 def _open_layers(top: Backing, kind: Format, told: Descriptor) -> LayeredDisk:
@@ -264,11 +219,11 @@ def _part(extent: Backing, line: ExtentLine) -> Layer:
     try:
         if line.kind in FLAT:
             check_length(extent, line)
-            return FlatLayer(extent, line)
+            return FlatLayer(extent, line.offset * SECTOR, line.sectors * SECTOR)
         layer = SPARSE_LAYERS[line.kind](extent)
         if layer.size != line.sectors * SECTOR:
             wanted = f"{line.sectors}, as the descriptor says"
-            raise _damaged(extent, "the capacity", 12, f"{layer.size // SECTOR} sectors", wanted)
+            raise extent.damaged("the capacity", 12, f"{layer.size // SECTOR} sectors", wanted)
         return layer
     except BaseException:
         extent.close()
@@ -280,7 +235,3 @@ def grain_of(layer: Layer) -> int | None:
     if isinstance(layer, SpannedLayer):
         return grain_of(layer.parts[0])
     return layer.grains.grain * SECTOR if isinstance(layer, GrainLayer) else None
-
-
-def _damaged(backing: Backing, structure: str, offset: int, seen: str, wanted: str) -> ImageDamaged:
-    return ImageDamaged(path=str(backing.path), structure=structure, offset=offset, seen=seen, wanted=wanted)

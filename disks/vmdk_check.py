@@ -3,7 +3,6 @@
 Source: VMware, "Virtual Disk Format 5.0"; which section, say the layout modules.
 """
 
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
@@ -14,6 +13,7 @@ from disks.check import Claims, Finding, Severity, damage, note
 from disks.disk import Format
 from disks.errors import ImageDamaged
 from disks.layout import Malformed
+from disks.table_layer import Entries
 from disks.vmdk_chain import EXTENT_KINDS, open_parent, read_told
 from disks.vmdk_extents import check_lines, identity_of, open_named
 from disks.vmdk_grains import ZERO, GrainLayer, cowd_layer, hosted_layer, sesparse_layer
@@ -142,7 +142,7 @@ def _claim_grains(
     layer: GrainLayer,
     claims: Claims,
     number: int,
-    table: "array[int] | list[int]",
+    table: Entries,
     *,
     packed: bool,
 ) -> None:

@@ -141,25 +141,46 @@ def se_table_number(entry: int) -> int | None:
     return entry & 0xFFFFFFFF
 
 
-def se_places(raw: bytes, grains: int) -> list[int]:
+def se_places(raw: bytes, grains: int) -> "array[int] | range":
     """The sectors that a table's entries name, `grains` being that of the first grain; 0: none, 1: zeroes.
 
-    Raises ValueError with the index of the first entry that means nothing.
+    A range where the grains lie one behind the other. Raises ValueError with the index of the first entry that means
+    nothing.
     """
-    places = []
-    for index, entry in enumerate(se_entries(raw)):
+    entries = se_entries(raw)
+    if entries[0] & SE_TYPE == entries[-1] & SE_TYPE == SE_ALLOCATED:
+        first, last = _se_grain(entries[0]), _se_grain(entries[-1])
+        if last - first == len(entries) - 1 and entries == _se_row(first, len(entries)):
+            return range(
+                grains + first * SE_GRAIN_SECTORS, grains + last * SE_GRAIN_SECTORS + 1, SE_GRAIN_SECTORS
+            )
+    places = array("Q", bytes(len(raw)))
+    for index, entry in enumerate(entries):
+        if not entry:
+            continue
         kind = entry & SE_TYPE
         if kind == SE_ALLOCATED:
-            # The number of the grain: its low 12 bits stand in bits 48 to 59, the rest in bits 0 to 47.
-            number = (entry >> 48 & 0xFFF) | (entry & 0xFFFFFFFFFFFF) << 12
-            places.append(grains + number * SE_GRAIN_SECTORS)
+            places[index] = grains + _se_grain(entry) * SE_GRAIN_SECTORS
         elif kind in (SE_UNMAPPED, SE_ZERO):
-            places.append(1)
-        elif entry:
-            raise ValueError(index)
+            places[index] = 1
         else:
-            places.append(0)
+            raise ValueError(index)
     return places
+
+
+def _se_grain(entry: int) -> int:
+    """A grain's number: its low 12 bits stand in bits 48 to 59 of the entry, the rest in bits 0 to 47."""
+    return (entry >> 48 & 0xFFF) | (entry & 0xFFFFFFFFFFFF) << 12
+
+
+def _se_row(first: int, count: int) -> "array[int]":
+    """The entries of so many grains, at most 4096, one behind the other."""
+    entries = array("Q")
+    turn = min(count, 4096 - first % 4096)  # the low bits begin again there
+    for number, length in ((first, turn), (first + turn, count - turn)):
+        start = SE_ALLOCATED | number % 4096 << 48 | number >> 12
+        entries.extend(range(start, start + (length << 48), 1 << 48))
+    return entries
 
 
 def se_entries(raw: bytes) -> "array[int]":

@@ -77,10 +77,8 @@ def open_all(
         named = identity_of(extent)
         if named in seen:
             extent.close()
-            raise ImageDamaged(
-                path=str(backing.path), structure="the extent description", offset=0,
-                seen=f"{line.name}, which is {seen[named]} as well", wanted="a file for each extent",
-            )  # fmt: skip
+            found = f"{line.name}, which is {seen[named]} as well"
+            raise backing.damaged("the extent description", 0, found, "a file for each extent")
         seen[named] = line.name
         opened(extent, line)
 
@@ -118,10 +116,8 @@ def check_length(extent: Backing, line: ExtentLine) -> None:
     """A flat extent is as long as its line says; closed, and ImageDamaged raised, otherwise."""
     if (line.offset + line.sectors) * SECTOR > extent.size:
         extent.close()
-        raise ImageDamaged(
-            path=str(extent.path), structure="the extent's length", offset=0, seen=f"{extent.size} bytes",
-            wanted=f"{line.sectors} sectors from sector {line.offset} on, as its descriptor says",
-        )  # fmt: skip
+        wanted = f"{line.sectors} sectors from sector {line.offset} on, as its descriptor says"
+        raise extent.damaged("the extent's length", 0, f"{extent.size} bytes", wanted)
 
 
 def undo(backing: Backing, made: bool) -> None:

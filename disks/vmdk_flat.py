@@ -9,10 +9,9 @@ from typing import Final
 
 from disks.backing import Backing
 from disks.disk import Format
-from disks.errors import ImageDamaged
 from disks.linear import LinearDisk
 from disks.opening import Newborn
-from disks.vmdk import Place, StoredDescriptor, check_size, new_descriptor
+from disks.vmdk import Described, Place, StoredDescriptor, check_size, new_descriptor
 from disks.vmdk_extents import check_length, check_lines, create_flat_extent, open_named, undo
 from disks.vmdk_layout import SECTOR, ExtentLine
 from drcore.limits import DISK_BYTES_MAX
@@ -23,7 +22,7 @@ EXTENT_TEXTS: Final = {Format.VMDK_MONOLITHIC_FLAT: 'FLAT "{}" 0', Format.VMDK_V
 """Its line in a new descriptor, behind access and size."""
 
 
-class FlatVmdk(LinearDisk):
+class FlatVmdk(Described, LinearDisk):
     """The extent's bytes as a disk. Owns both files; the descriptor's lock keeps others off the pair."""
 
     def __init__(
@@ -41,20 +40,9 @@ class FlatVmdk(LinearDisk):
     def files(self) -> tuple[Path, ...]:
         return (self._descriptor.path, self._backing.path)
 
-    @property
-    def disk_uuid(self) -> str | None:
-        return self._stored.descriptor.disk_uuid
-
-    @property
-    def change_mark(self) -> str | None:
-        return f"{self._stored.descriptor.cid:08x}"
-
     def close(self) -> None:
         super().close()
         self._descriptor.close()
-
-    def _changing(self) -> None:
-        self._stored.changing()
 
 
 def open_flat(backing: Backing, kind: Format) -> FlatVmdk:
@@ -66,10 +54,9 @@ def open_flat(backing: Backing, kind: Format) -> FlatVmdk:
     told = stored.descriptor
     check_lines(backing.path, told, (EXTENTS[kind],), writable=backing.writable)
     if len(told.extents) != 1:
-        raise ImageDamaged(
-            path=str(backing.path), structure="the extent description", offset=0,
-            seen=f"{len(told.extents)} extents", wanted=f"one {EXTENTS[kind]} extent",
-        )  # fmt: skip
+        raise backing.damaged(
+            "the extent description", 0, f"{len(told.extents)} extents", f"one {EXTENTS[kind]} extent"
+        )
     (line,) = told.extents
     extent = open_named(backing.path, line.name, backing.access)
     check_length(extent, line)

@@ -6,28 +6,21 @@ Source: VMware, "Virtual Disk Format 5.0", "Hosted Sparse Extents", "Stream-Opti
 "ESX Server Sparse Extents"; see `vmdk_layout`, `vmdk_stream_layout` and `vmdk_delta_layout`.
 """
 
-import threading
 import zlib
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 from disks import vmdk_delta_layout, vmdk_layout, vmdk_stream_layout
-from disks.backing import Access, Backing
-from disks.errors import ImageDamaged
+from disks.backing import Backing
 from disks.errors_vmdk import FeatureNotSupported
 from disks.layers import Held, Piece
 from disks.layout import Malformed
 from disks.recognise import damaged
+from disks.table_layer import Entries, Shape, TableLayer, as_entries, row_length
 from disks.vmdk_layout import HEADER_BYTES, SECTOR, TABLE_BYTES, TABLE_ENTRIES, ZERO_GRAIN
-from drcore.limits import TABLE_CACHE_BYTES_MAX, UNPACKED_CACHE_ENTRIES_MAX
 
 ABSENT, ZERO = 0, 1
-STEP: Final = 4096
-"""Directory entries looked at in one go for tables that are not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,82 +35,37 @@ class GrainMap:
     table_bytes: int
     table_place: Callable[[int], int]
     """Table number to its place, 0 for none. Raises ImageDamaged."""
-    decode: Callable[[bytes, int], "array[int] | list[int]"]
+    decode: Callable[[bytes, int], Entries]
     """A table's bytes and its place to places of grains. Raises ImageDamaged."""
     first: int
     """No grain begins before it."""
     compressed: bool = False
 
 
-class GrainLayer:
-    """An extent's grains. Owns the backing; tables and unpacked grains are kept in bounded number under a lock."""
+class GrainLayer(TableLayer):
+    """An extent's grains. Owns the backing."""
 
     def __init__(self, backing: Backing, grains: GrainMap) -> None:
-        self.backing = backing
         self.grains = grains
-        self._bytes = grains.grain * SECTOR
-        self._tables: OrderedDict[int, array[int] | list[int]] = OrderedDict()
-        self._tables_max = max(1, TABLE_CACHE_BYTES_MAX // grains.table_bytes)
-        self._unpacked: OrderedDict[int, bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        shape = Shape(grains.grain * SECTOR, grains.table_entries, grains.table_bytes)
+        super().__init__(backing, grains.directory, shape)
 
     @property
     def size(self) -> int:
         return self.grains.capacity * SECTOR
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.backing.path,)
+    def _load_table(self, number: int) -> Entries:
+        place = self.grains.table_place(number)
+        offset = place * SECTOR
+        if offset + self.grains.table_bytes > self._end():
+            wanted = f"{self.grains.table_bytes} bytes within the file of {self.backing.size}"
+            raise self.backing.damaged("a grain table", offset, f"sector {place}", wanted)
+        table = self.grains.decode(self.backing.read_bytes(offset, self.grains.table_bytes), offset)
+        self._check(number, table, offset)
+        return table
 
-    def pieces(self, offset: int, length: int) -> Iterator[Piece]:
-        grain, entries = self._bytes, self.grains.table_entries
-        end = offset + length
-        step = grain * entries
-        while offset < end:
-            number = offset // step
-            stop = min(end, (number + 1) * step)
-            table = self.table(number)
-            if table is None:
-                stop = min(end, (number + self._absent_tables(number, -(-end // step))) * step)
-                yield Piece(offset, stop - offset, Held.ABSENT)
-            else:
-                yield from self._pieces(table, number * step, offset, stop)
-            offset = stop
-
-    def load(self, piece: Piece, into: memoryview) -> None:
-        if not self.grains.compressed:
-            self.backing.read(piece.at, into)
-            return
-        inside = piece.offset % self._bytes
-        content = self._unpack(piece.at // SECTOR, piece.offset - inside)
-        into[:] = content[inside : inside + piece.length]
-
-    def close(self) -> None:
-        self.backing.close()
-
-    def table(self, number: int) -> "array[int] | list[int] | None":
-        """The places that table `number` names, None where there is no table. Errors: ImageDamaged, ReadFailed."""
-        with self._lock:
-            found = self._tables.get(number)
-            if found is not None:
-                self._tables.move_to_end(number)
-                return found
-            place = self.grains.table_place(number)
-            if not place:
-                return None
-            offset = place * SECTOR
-            if offset + self.grains.table_bytes > self._end():
-                wanted = f"{self.grains.table_bytes} bytes within the file of {self.backing.size}"
-                raise self._damaged("a grain table", offset, f"sector {place}", wanted)
-            table = self.grains.decode(self.backing.read_bytes(offset, self.grains.table_bytes), offset)
-            self._check(number, table, offset)
-            self._tables[number] = table
-            while len(self._tables) > self._tables_max:
-                self._tables.popitem(last=False)
-            return table
-
-    def _pieces(self, table: "array[int] | list[int]", base: int, offset: int, stop: int) -> Iterator[Piece]:
-        grain, sectors = self._bytes, self.grains.grain
+    def _pieces(self, table: Entries, base: int, offset: int, stop: int) -> Iterator[Piece]:
+        grain = self.shape.grain
         at, last = (offset - base) // grain, -(-(stop - base) // grain)
         while at < last:
             place = table[at]
@@ -126,36 +74,28 @@ class GrainLayer:
                 while behind < last and table[behind] == place:
                     behind += 1
             elif not self.grains.compressed:
-                wanted = place + sectors
-                while behind < last and table[behind] == wanted:
-                    behind += 1
-                    wanted += sectors
+                behind = at + row_length(table, at, last, self.grains.grain)
             start, end = max(offset, base + at * grain), min(stop, base + behind * grain)
             held = Held.DATA if place > ZERO else Held(place)
             inside = 0 if self.grains.compressed else start - base - at * grain
             yield Piece(start, end - start, held, place * SECTOR + inside if place > ZERO else 0)
             at = behind
 
-    def _absent_tables(self, number: int, end: int) -> int:
-        """How many tables from `number` on are not there; the first is known not to be."""
-        behind = number + 1
-        while behind < end:
-            entries = self.grains.directory[behind : min(end, behind + STEP)]
-            if any(entries):
-                return behind - number + next(at for at, entry in enumerate(entries) if entry)
-            behind += len(entries)
-        return behind - number
+    def _is_packed(self, piece: Piece) -> bool:
+        return self.grains.compressed
 
-    def _check(self, number: int, table: "array[int] | list[int]", offset: int) -> None:
+    def _check(self, number: int, table: Entries, offset: int) -> None:
         """Every grain begins behind the metadata and ends within the file (the disk's last one: as far as it goes)."""
-        largest = max(table)
+        row, grains = isinstance(table, range), self.grains
+        largest = table[-1] if row else max(table)
         if largest <= ZERO:
             return
-        grains = self.grains
         end = self._end() // SECTOR
         room = 1 if grains.compressed else grains.grain
         smallest = largest
-        if grains.first > ZERO:
+        if row:
+            smallest = table[0]
+        elif grains.first > ZERO:
             smallest = min((place for place in table if place > ZERO), default=largest)
         if smallest >= grains.first:
             at = number * grains.table_entries + table.index(largest)
@@ -165,57 +105,36 @@ class GrainLayer:
         width = grains.table_bytes // grains.table_entries
         wanted = f"sectors from {grains.first} on within the {end} of the file"
         place = offset + table.index(smallest) * width
-        raise self._damaged("a grain table entry", place, f"sector {smallest}", wanted)
-
-    def _unpack(self, place: int, offset: int) -> bytes:
-        """The grain of the virtual disk's `offset`, from the compressed one at `place`."""
-        with self._lock:
-            found = self._unpacked.get(place)
-            if found is not None:
-                self._unpacked.move_to_end(place)
-                return found
-        content = self._inflate(place * SECTOR, offset)
-        with self._lock:
-            self._unpacked[place] = content
-            while len(self._unpacked) > UNPACKED_CACHE_ENTRIES_MAX:
-                self._unpacked.popitem(last=False)
-        return content
+        raise self.backing.damaged("a grain table entry", place, f"sector {smallest}", wanted)
 
     def packed_length(self, at: int, sector: int) -> int:
         """Bytes of the compressed grain of the disk's `sector` behind its marker at `at`. Errors: ImageDamaged."""
         raw = self.backing.read_bytes(at, vmdk_stream_layout.GRAIN_MARKER_BYTES)
         found, length = vmdk_stream_layout.decode_grain_marker(raw)
         if found != sector:
-            raise self._damaged(
+            raise self.backing.damaged(
                 "a grain's marker", at, f"sector {found}", f"sector {sector}, as the table says"
             )
-        if not 0 < length <= min(2 * self._bytes + SECTOR, self.backing.size - at - len(raw)):
-            wanted = f"1 to {2 * self._bytes + SECTOR} bytes within the file of {self.backing.size}"
-            raise self._damaged("a grain's marker", at + 8, f"{length} bytes", wanted)
+        if not 0 < length <= min(2 * self.shape.grain + SECTOR, self.backing.size - at - len(raw)):
+            wanted = f"1 to {2 * self.shape.grain + SECTOR} bytes within the file of {self.backing.size}"
+            raise self.backing.damaged("a grain's marker", at + 8, f"{length} bytes", wanted)
         return length
 
-    def _inflate(self, at: int, offset: int) -> bytes:
+    def _unpacked_grain(self, at: int, offset: int) -> bytes:
         length = self.packed_length(at, offset // SECTOR)
         begin = at + vmdk_stream_layout.GRAIN_MARKER_BYTES
-        needed = min(self._bytes, self.size - offset)
+        needed = min(self.shape.grain, self.size - offset)
         try:
-            content = zlib.decompressobj().decompress(self.backing.read_bytes(begin, length), self._bytes + 1)
+            content = zlib.decompressobj().decompress(
+                self.backing.read_bytes(begin, length), self.shape.grain + 1
+            )
         except zlib.error as error:
-            raise self._damaged("a compressed grain", begin, str(error), "deflated bytes") from error
-        if not needed <= len(content) <= self._bytes:
-            raise self._damaged("a compressed grain", begin, f"{len(content)} bytes in it", f"{needed}")
+            raise self.backing.damaged("a compressed grain", begin, str(error), "deflated bytes") from error
+        if not needed <= len(content) <= self.shape.grain:
+            raise self.backing.damaged(
+                "a compressed grain", begin, f"{len(content)} bytes in it", f"{needed}"
+            )
         return content
-
-    def _end(self) -> int:
-        """Bytes of the file; measured anew beside a writer."""
-        if self.backing.access is Access.INSPECT:
-            self.backing.measure()
-        return self.backing.size
-
-    def _damaged(self, structure: str, offset: int, seen: str, wanted: str) -> ImageDamaged:
-        return ImageDamaged(
-            path=str(self.backing.path), structure=structure, offset=offset, seen=seen, wanted=wanted
-        )
 
 
 def hosted_layer(backing: Backing) -> GrainLayer:
@@ -229,15 +148,15 @@ def hosted_layer(backing: Backing) -> GrainLayer:
     directory = _directory(backing, header.directory, header.tables, TABLE_BYTES // SECTOR)
     zero = ZERO_GRAIN if header.zero_grains else 0
 
-    def decode(raw: bytes, offset: int) -> "array[int]":
-        return vmdk_layout.decode_entries(raw)
+    def decode(raw: bytes, offset: int) -> Entries:
+        return as_entries(vmdk_layout.decode_entries(raw), header.grain)
 
     first = header.overhead if not header.stream else min(header.overhead, 2)
     return GrainLayer(
         backing,
         GrainMap(
             header.capacity, header.grain, directory, TABLE_ENTRIES, TABLE_BYTES, directory.__getitem__,
-            decode if zero else _without_zeroes(backing), first, header.stream,
+            decode if zero else _without_zeroes(backing, header.grain), first, header.stream,
         ),
     )  # fmt: skip
 
@@ -255,7 +174,7 @@ def cowd_layer(backing: Backing) -> GrainLayer:
         backing,
         GrainMap(
             header.capacity, header.grain, directory, entries, entries * 4, directory.__getitem__,
-            _without_zeroes(backing), first,
+            _without_zeroes(backing, header.grain), first,
         ),
     )  # fmt: skip
 
@@ -277,7 +196,7 @@ def sesparse_layer(backing: Backing) -> GrainLayer:
     place, size = header.regions["grain directory"]
     if size * SECTOR < header.tables * 8:
         wanted = f"{header.tables * 8} bytes for the capacity"
-        raise _bad(backing, "the grain directory's size", 136, f"{size} sectors", wanted)
+        raise backing.damaged("the grain directory's size", 136, f"{size} sectors", wanted)
     raw = _region(backing, place, header.tables * 8, "the grain directory")
     directory = vmdk_delta_layout.se_entries(raw)
     tables, room = header.regions["grain tables"]
@@ -288,30 +207,30 @@ def sesparse_layer(backing: Backing) -> GrainLayer:
             found = layout.se_table_number(directory[number])
         except ValueError as error:
             at = place * SECTOR + number * 8
-            raise _bad(
-                backing, "a grain directory entry", at, str(error), "nought or a table's number"
+            raise backing.damaged(
+                "a grain directory entry", at, str(error), "nought or a table's number"
             ) from error
         if found is None:
             return 0
         if (found + 1) * layout.SE_TABLE_SECTORS > room:
             at = place * SECTOR + number * 8
             wanted = f"a table within the {room} sectors of tables"
-            raise _bad(backing, "a grain directory entry", at, f"table {found}", wanted)
+            raise backing.damaged("a grain directory entry", at, f"table {found}", wanted)
         return tables + found * layout.SE_TABLE_SECTORS
 
-    def decode(raw: bytes, offset: int) -> list[int]:
+    def decode(raw: bytes, offset: int) -> Entries:
         try:
             return layout.se_places(raw, grains)
         except ValueError as error:
             at = offset + int(error.args[0]) * 8
-            raise _bad(
-                backing, "a grain table entry", at, "an entry of no known type", "one of the four types"
+            raise backing.damaged(
+                "a grain table entry", at, "an entry of no known type", "one of the four types"
             ) from error
 
     entries = sum(1 for entry in directory if entry)
     if len({entry for entry in directory if entry}) != entries:
         seen = "two entries that name one table"
-        raise _bad(backing, "the grain directory", place * SECTOR, seen, "a table of its own for each")
+        raise backing.damaged("the grain directory", place * SECTOR, seen, "a table of its own for each")
     return GrainLayer(
         backing,
         GrainMap(
@@ -321,14 +240,14 @@ def sesparse_layer(backing: Backing) -> GrainLayer:
     )  # fmt: skip
 
 
-def _without_zeroes(backing: Backing) -> Callable[[bytes, int], "array[int]"]:
+def _without_zeroes(backing: Backing, grain: int) -> Callable[[bytes, int], Entries]:
     """Entries of an extent whose header allows no zero grain: a 1 names a sector, and none is there."""
 
-    def decode(raw: bytes, offset: int) -> "array[int]":
-        table = vmdk_layout.decode_entries(raw)
+    def decode(raw: bytes, offset: int) -> Entries:
+        table = as_entries(vmdk_layout.decode_entries(raw), grain)
         if ZERO_GRAIN in table:
             at = offset + table.index(ZERO_GRAIN) * 4
-            raise _bad(backing, "a grain table entry", at, "sector 1", "a sector behind the metadata")
+            raise backing.damaged("a grain table entry", at, "sector 1", "a sector behind the metadata")
         return table
 
     return decode
@@ -343,7 +262,7 @@ def _directory(backing: Backing, sector: int, tables: int, table_sectors: int) -
         if place < last:
             at = sector * SECTOR + directory.index(place) * 4
             wanted = "tables that overlap neither each other nor the header"
-            raise _bad(backing, "a grain directory entry", at, f"sector {place}", wanted)
+            raise backing.damaged("a grain directory entry", at, f"sector {place}", wanted)
         last = place + table_sectors
     return directory
 
@@ -352,15 +271,11 @@ def _region(backing: Backing, sector: int, length: int, name: str) -> bytes:
     offset = sector * SECTOR
     if offset + length > backing.size:
         wanted = f"{length} bytes within the file of {backing.size}"
-        raise _bad(backing, name, offset, f"sector {sector}", wanted)
+        raise backing.damaged(name, offset, f"sector {sector}", wanted)
     return backing.read_bytes(offset, length)
 
 
 def _start(backing: Backing, length: int) -> bytes:
     if backing.size < length:
-        raise _bad(backing, "the header", 0, f"a file of {backing.size} bytes", f"at least {length}")
+        raise backing.damaged("the header", 0, f"a file of {backing.size} bytes", f"at least {length}")
     return backing.read_bytes(0, length)
-
-
-def _bad(backing: Backing, structure: str, offset: int, seen: str, wanted: str) -> ImageDamaged:
-    return ImageDamaged(path=str(backing.path), structure=structure, offset=offset, seen=seen, wanted=wanted)

@@ -6,24 +6,23 @@ or from what this opening released and flushed, and hold zeroes before a table n
 unclean shutdown is left alone: with this order there is nothing to repair.
 """
 
-import threading
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from disks import vmdk_layout
-from disks.backing import Backing, zero_memory
-from disks.disk import Extent, Format
-from disks.errors import FormatNotSupported, ImageDamaged, ImageFull
-from disks.image import Run, check_range, check_writable, merged
-from disks.layout import Malformed
+from disks.backing import Backing
+from disks.disk import Format
+from disks.errors import FormatNotSupported, ImageFull
+from disks.image import Run, check_range, check_writable
+from disks.mapped import MappedDisk
 from disks.opening import Newborn
-from disks.recognise import FORMATS, damaged
-from disks.vmdk import Place, StoredDescriptor, check_size, new_descriptor
+from disks.recognise import FORMATS
+from disks.vmdk import Described, StoredDescriptor, check_size, embedded, new_descriptor
 from disks.vmdk_layout import SECTOR, SECTORS_MAX, TABLE_ENTRIES, TABLE_SECTORS, ZERO_GRAIN, SparseHeader
 from disks.vmdk_tables import GrainTables
-from drcore.limits import DESCRIPTOR_BYTES_MAX, SPARE_RUNS_MAX, TABLE_DIRTY_ENTRIES_MAX, TIB
+from drcore.limits import SPARE_RUNS_MAX, TABLE_DIRTY_ENTRIES_MAX, TIB
 from drcore.units import ByteCount
 
 SIZE_MAX: Final = 2 * TIB - TIB // 1024
@@ -32,19 +31,10 @@ SIZE_MAX: Final = 2 * TIB - TIB // 1024
 
 def open_sparse(backing: Backing, kind: Format) -> "SparseVmdk":
     """A monolithicSparse image as a disk. Errors: ImageDamaged, FormatNotSupported."""
-    try:
-        header = vmdk_layout.decode_header(backing.read_bytes(0, min(backing.size, vmdk_layout.HEADER_BYTES)))
-    except Malformed as error:
-        raise damaged(backing, error) from error
+    header, place = embedded(backing)
     if backing.writable and header.version > 2:
         seen = f"a VMDK of version {header.version}, whose change tracking a writer would break"
         raise FormatNotSupported(path=str(backing.path), seen=seen, choices=FORMATS)
-    place = Place(header.descriptor_offset * SECTOR, header.descriptor_size * SECTOR)
-    if not place.offset or place.length > DESCRIPTOR_BYTES_MAX or place.offset + place.length > backing.size:
-        raise ImageDamaged(
-            path=str(backing.path), structure="the embedded descriptor", offset=28,
-            seen=f"{place.length} bytes at {place.offset}", wanted=f"at most {DESCRIPTOR_BYTES_MAX} within the file",
-        )  # fmt: skip
     stored = StoredDescriptor(backing, place)
     if stored.descriptor.create_type != "monolithicSparse":
         seen = f"a sparse extent of a VMDK {stored.descriptor.create_type[:40]!r}"
@@ -73,21 +63,18 @@ def create_sparse(path: Path, kind: Format, size: int) -> "SparseVmdk":
         raise
 
 
-class SparseVmdk:
+class SparseVmdk(Described, MappedDisk):
     """An open sparse VMDK. Owns the backing; tables are guarded by a lock, grains move outside it."""
 
     def __init__(
         self, backing: Backing, kind: Format, header: SparseHeader, stored: StoredDescriptor
     ) -> None:
-        self._backing = backing
-        self._format = kind
+        grain = header.grain * SECTOR
+        super().__init__(backing, kind, header.capacity * SECTOR, listed_bytes=TABLE_ENTRIES * grain)
         self._header = header
         self._stored = stored
-        self._size = header.capacity * SECTOR
-        self._grain = header.grain * SECTOR
+        self._grain = grain
         self._tables = GrainTables(backing, header)
-        self._lock = threading.Lock()
-        self._flushing = threading.Lock()
         self._used: int | None = None
         self._next = 0
         self._spare: list[
@@ -100,61 +87,24 @@ class SparseVmdk:
             self._next = -(-end // header.grain) * header.grain
 
     @property
-    def format(self) -> Format:
-        return self._format
-
-    @property
-    def size(self) -> ByteCount:
-        return ByteCount(self._size)
-
-    @property
     def grain_size(self) -> ByteCount | None:
         return ByteCount(self._grain)
-
-    @property
-    def path(self) -> Path:
-        return self._backing.path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self._backing.path,)
-
-    @property
-    def disk_uuid(self) -> str | None:
-        return self._stored.descriptor.disk_uuid
-
-    @property
-    def change_mark(self) -> str | None:
-        return f"{self._stored.descriptor.cid:08x}"
 
     def fresh(self) -> None:
         """This opening created the image: its change mark is new already."""
         self._stored.fresh()
-
-    def read(self, offset: int, into: memoryview) -> None:
-        check_range(self, offset, len(into))
-        with self._lock:
-            runs = list(self._runs(offset, len(into)))
-        for run in runs:
-            part = into[run.offset - offset : run.offset - offset + run.length]
-            if run.at is None:
-                zero_memory(part)
-            else:
-                self._backing.read(run.at, part)
 
     def write(self, offset: int, data: memoryview) -> None:
         check_range(self, offset, len(data))
         check_writable(self, self._backing.writable)
         if not len(data):
             return
-        self._stored.changing()
+        self._changing()
         with self._lock:
             self._allocate(offset // self._grain, (offset + len(data) - 1) // self._grain)
             runs = list(self._runs(offset, len(data)))
             crowded = len(self._tables.dirty) > TABLE_DIRTY_ENTRIES_MAX
-        for run in runs:
-            assert run.at is not None
-            self._backing.write(run.at, data[run.offset - offset : run.offset - offset + run.length])
+        self._store(runs, offset, data)
         if crowded:
             self.flush()
 
@@ -163,7 +113,7 @@ class SparseVmdk:
         check_writable(self, self._backing.writable)
         if not length:
             return
-        self._stored.changing()
+        self._changing()
         end = offset + length
         first = -(-offset // self._grain)
         last = -(-end // self._grain) if end == self._size else end // self._grain
@@ -177,15 +127,9 @@ class SparseVmdk:
                 ]
                 self._release(first, last)
             crowded = len(self._tables.dirty) > TABLE_DIRTY_ENTRIES_MAX
-        for run in edges:
-            if run.at is not None:
-                self._backing.zero(run.at, run.length)
+        self._zero_runs(edges)
         if crowded:
             self.flush()
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        check_range(self, offset, length)
-        return merged(self._extents(offset, length))
 
     def flush(self) -> None:
         if not self._backing.writable:
@@ -216,9 +160,6 @@ class SparseVmdk:
                 self._used = self._tables.scan()[0]
             return ByteCount(min(self._used * self._grain, self._size))
 
-    def close(self) -> None:
-        self._backing.close()
-
     def _pieces(self, first: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(table, first entry, entry behind the last) covering the grains from `first` to before `end`."""
         while first < end:
@@ -228,7 +169,6 @@ class SparseVmdk:
             first += stop - entry
 
     def _runs(self, offset: int, length: int) -> Iterator[Run]:
-        """Where the range's bytes lie, neighbours in the file made one; the lock is held."""
         if length <= 0:
             return
         grain, sectors, end = self._grain, self._header.grain, offset + length
@@ -256,17 +196,6 @@ class SparseVmdk:
                 inside = start - (base + at) * grain
                 yield Run(start, behind - start, None if place <= zero else place * SECTOR + inside)
                 at = stop_at
-
-    def _extents(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
-        step = TABLE_ENTRIES * self._grain
-        end = offset + length
-        while offset < end:
-            stop = min(end, (offset // step + 1) * step)
-            with self._lock:
-                runs = list(self._runs(offset, stop - offset))
-            for run in runs:
-                yield run.offset, run.length, run.at is not None
-            offset = stop
 
     def _allocate(self, first: int, last: int) -> None:
         """The grains `first` to `last` have a place that reads as zeroes where they had none."""

@@ -14,13 +14,13 @@ from typing import Final
 from disks import vmdk_layout
 from disks.backing import Backing
 from disks.disk import Extent, ExtentKind, Format
-from disks.errors import FormatNotSupported, ImageDamaged
+from disks.errors import FormatNotSupported
 from disks.image import Image, check_range, check_writable, merged
 from disks.layout import Malformed
 from disks.linear import LinearDisk
 from disks.opening import Newborn
 from disks.recognise import FORMATS, damaged
-from disks.vmdk import Place, StoredDescriptor, check_size, new_descriptor_of
+from disks.vmdk import Described, Place, StoredDescriptor, check_size, new_descriptor_of
 from disks.vmdk_extents import check_length, check_lines, create_extent, create_flat_extent, open_all, undo
 from disks.vmdk_layout import SECTOR, ExtentLine
 from disks.vmdk_sparse import SparseVmdk
@@ -35,18 +35,15 @@ KINDS: Final = {Format.VMDK_TWO_GB_SPARSE: ("SPARSE",), Format.VMDK_TWO_GB_FLAT:
 NAMES: Final = {Format.VMDK_TWO_GB_SPARSE: "{}-s{:03d}.vmdk", Format.VMDK_TWO_GB_FLAT: "{}-f{:03d}.vmdk"}
 
 
-class FlatPart(LinearDisk):
+class FlatPart(Described, LinearDisk):
     """A flat extent; the descriptor's CID changes before its first byte does."""
 
     def __init__(self, extent: Backing, kind: Format, line: ExtentLine, stored: StoredDescriptor) -> None:
         super().__init__(extent, kind, line.sectors * SECTOR, start=line.offset * SECTOR)
         self._stored = stored
 
-    def _changing(self) -> None:
-        self._stored.changing()
 
-
-class SplitVmdk:
+class SplitVmdk(Described):
     """The extents one behind the other as a disk. Owns all files; the descriptor's lock keeps others off them."""
 
     def __init__(
@@ -81,14 +78,6 @@ class SplitVmdk:
     @property
     def files(self) -> tuple[Path, ...]:
         return (self.path, *(file for part in self._parts for file in part.files))
-
-    @property
-    def disk_uuid(self) -> str | None:
-        return self._stored.descriptor.disk_uuid
-
-    @property
-    def change_mark(self) -> str | None:
-        return f"{self._stored.descriptor.cid:08x}"
 
     def read(self, offset: int, into: memoryview) -> None:
         check_range(self, offset, len(into))
@@ -228,10 +217,8 @@ def _sparse_header(extent: Backing, line: ExtentLine) -> vmdk_layout.SparseHeade
         seen = "a compressed extent" if header.stream else f"an extent of version {header.version}"
         raise FormatNotSupported(path=str(extent.path), seen=seen, choices=FORMATS)
     if header.capacity != line.sectors:
-        raise ImageDamaged(
-            path=str(extent.path), structure="the capacity", offset=12, seen=f"{header.capacity} sectors",
-            wanted=f"{line.sectors}, as the descriptor says",
-        )  # fmt: skip
+        wanted = f"{line.sectors}, as the descriptor says"
+        raise extent.damaged("the capacity", 12, f"{header.capacity} sectors", wanted)
     return header
 
 

@@ -10,7 +10,6 @@ from typing import Final
 
 from disks import vmdk_layout
 from disks.backing import Backing
-from disks.errors import ImageDamaged
 from disks.vmdk_layout import SECTOR, TABLE_BYTES, TABLE_ENTRIES, TABLE_SECTORS, ZERO_GRAIN, SparseHeader
 from drcore.limits import MIB, TABLE_CACHE_ENTRIES_MAX, VMDK_DIRECTORY_BYTES_MAX
 
@@ -189,7 +188,7 @@ class GrainTables:
                 return
         place = self.directory[number] * SECTOR + table.index(bad) * 4
         wanted = f"sectors from {header.overhead} on within the {end} of the file"
-        raise self._damaged("a grain table entry", place, f"sector {bad}", wanted)
+        raise self._backing.damaged("a grain table entry", place, f"sector {bad}", wanted)
 
     def _take_once(self, number: int, table: "array[int]", taken: bytearray) -> None:
         """No entry names a place that an earlier one has; writing to one grain would change the other."""
@@ -205,7 +204,7 @@ class GrainTables:
             if taken[place // grain]:
                 at = TABLE_ENTRIES - 1 - table[::-1].index(place)
                 entry = self.directory[number] * SECTOR + at * 4
-                raise self._damaged(
+                raise self._backing.damaged(
                     "a grain table entry", entry, f"sector {place}", "a place no other entry names"
                 )
             taken[place // grain] = 1
@@ -214,14 +213,14 @@ class GrainTables:
         length = self._header.tables * 4
         if length > VMDK_DIRECTORY_BYTES_MAX or sector * SECTOR + length > self._backing.size:
             seen = f"{length} bytes in a file of {self._backing.size}"
-            raise self._damaged(name, sector * SECTOR, seen, "a directory within the file")
+            raise self._backing.damaged(name, sector * SECTOR, seen, "a directory within the file")
         directory = vmdk_layout.decode_entries(self._backing.read_bytes(sector * SECTOR, length))
         end = self._backing.size // SECTOR
         bad = max(directory)
         if bad + TABLE_SECTORS > end:
             place = sector * SECTOR + directory.index(bad) * 4
             wanted = f"a table within the {end} sectors of the file"
-            raise self._damaged(f"an entry of {name}", place, f"sector {bad}", wanted)
+            raise self._backing.damaged(f"an entry of {name}", place, f"sector {bad}", wanted)
         return directory
 
     def _check_apart(self) -> None:
@@ -229,7 +228,7 @@ class GrainTables:
         count = sum(len(directory) - directory.count(0) for directory, _ in self._directories())
         if count * TABLE_BYTES > self._backing.size:
             wanted = f"tables that find room in {self._backing.size} bytes"
-            raise self._damaged(
+            raise self._backing.damaged(
                 "a grain directory", self._header.directory * SECTOR, f"{count} tables", wanted
             )
         places = sorted(place for directory, _ in self._directories() for place in directory if place)
@@ -237,15 +236,10 @@ class GrainTables:
         for place in places:
             if place < last + TABLE_SECTORS:
                 wanted = "tables that overlap neither each other nor the header"
-                raise self._damaged(
+                raise self._backing.damaged(
                     "a grain table", place * SECTOR, f"one at sector {place} and at {last}", wanted
                 )
             last = place
-
-    def _damaged(self, structure: str, offset: int, seen: str, wanted: str) -> ImageDamaged:
-        return ImageDamaged(
-            path=str(self._backing.path), structure=structure, offset=offset, seen=seen, wanted=wanted
-        )
 
 
 def _joined(pieces: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
