@@ -27,6 +27,9 @@ both alike, that happened once in thirty tries; the middle ones alone say one or
 PROBE_AFTER_MIN: Final = 8
 PROBE_AFTER_MAX: Final = 2048
 """Frames between two tries, as links and contents change …"""
+LINE_MEMORY: Final = 0.9
+"""What a compressed frame counts for what the line takes when the next is added: the last ten make most of it, as a
+socket takes some at once and lets others wait."""
 PROBE_COST_MAX: Final = 0.02
 """… and tries of what costs more take at most this share of the time."""
 REGRET_FRAMES: Final = 64
@@ -126,6 +129,8 @@ class Compressor:
 
     What counts is the time that a byte of content keeps a lane busy, from packing until the socket has taken it:
     a slow line, a bandwidth, a slow target show there by themselves, as does a processor that has better to do.
+    Plain content is not even tried while a byte of content, packed and sent, takes less than a byte on the line alone:
+    with more bytes on it no byte gets over the line sooner.
     """
 
     NEVER, ALWAYS, SAMPLED = 0, 1, 2
@@ -138,6 +143,9 @@ class Compressor:
         self._probe_in = self._pause = PROBE_AFTER_MIN
         self._frames = 0
         self._changed_at = -REGRET_FRAMES
+        self._content = self._wire = self._busy = self._sending = (
+            0.0  # of compressed frames, older ones counting less
+        )
         self.set_rate(rate)
 
     def set_rate(self, rate: int | None) -> None:
@@ -155,6 +163,8 @@ class Compressor:
         with self._lock:
             self._frames += 1
             self._probe_in -= 1
+            if self._probe_in == -1 and not self._may_pay():
+                self._probe_in = PROBE_AFTER_MIN
             probing = self._probe_in < 0
             if self._probe_in == -1:
                 self._samples[not self._compresses].clear()  # contents have changed since the last try
@@ -162,13 +172,24 @@ class Compressor:
                 self._probe_in = self._pause
             return self.SAMPLED if self._compresses != probing else self.NEVER
 
-    def packed(self, mode: int, content: int, seconds: float) -> None:
-        """A frame of `content` bytes kept its lane busy for so long."""
+    def _may_pay(self) -> bool:
+        """Whether the other way could turn out better than the present one, as far as that tells."""
+        if len(self._samples[self._compresses]) < PROBE_FRAMES:
+            return False
+        return not self._compresses or self._busy * self._wire >= self._sending * self._content
+
+    def packed(self, mode: int, content: int, wire: int, packing: float, sending: float) -> None:
+        """A frame of `content` bytes, `wire` of them after packing, kept its lane busy for so many seconds."""
         if content == 0 or self._setting is not Compression.AUTO or self._held_back:
             return
-        way = mode != self.NEVER
+        way, busy = mode != self.NEVER, packing + sending
         with self._lock:
-            self._samples[way].append(seconds / content)
+            if way:
+                self._content = LINE_MEMORY * self._content + content
+                self._wire = LINE_MEMORY * self._wire + wire
+                self._busy = LINE_MEMORY * self._busy + busy
+                self._sending = LINE_MEMORY * self._sending + sending
+            self._samples[way].append(busy / content)
             ours, other = self._samples[self._compresses], self._samples[not self._compresses]
             if min(len(ours), len(other)) < PROBE_FRAMES:
                 return

@@ -232,7 +232,7 @@ class Lane:
         with source.tally.lock:
             source.tally.frames += 1
             source.tally.plain_bytes += plain
-        self._compressor.packed(self._mode, self._content, self._pack_seconds + after - ready)
+        self._compressor.packed(self._mode, self._content, count, self._pack_seconds, after - ready)
 
     def _rate_now(self) -> float:
         """What this lane carries, or is let carry if that is less: bytes a second, infinite while neither is known."""

@@ -1,5 +1,6 @@
 """What holds the agent's lanes together: the window, the queue of orders, the pace, the record of what was sent."""
 
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -190,8 +191,8 @@ def modes(
     for _ in range(frames):
         mode = compressor.mode()
         out.append(mode)
-        seconds = packing + ratio * wire_seconds if mode else 1e-10 + wire_seconds
-        compressor.packed(mode, 1000, 1000 * seconds)
+        wire = round(1000 * ratio) if mode else 1000
+        compressor.packed(mode, 1000, wire, 1000 * (packing if mode else 1e-10), wire * wire_seconds)
     return out
 
 
@@ -222,6 +223,23 @@ def test_automatic_compression_takes_little_longer_than_the_better_way(
     assert spent <= 1.05 * len(found) * min(plain, packed)
 
 
+@pytest.mark.parametrize("wire_seconds", [64e-8, 64e-9])
+def test_where_the_line_holds_up_nothing_is_tried_plain(wire_seconds: float) -> None:
+    """Eight lanes on 100 Mbit/s and on 1 Gbit/s, contents that change, and sockets that take every other frame."""
+    compressor, dice = Compressor(Compression.AUTO), random.Random(1)
+    for number in range(5000):
+        mode, wire = compressor.mode(), round(1000 * dice.uniform(0.3, 0.7))
+        assert mode == Compressor.SAMPLED
+        compressor.packed(mode, 1000, wire, 1000 * 4e-9, 2 * wire * wire_seconds * (number % 2))
+
+
+def test_nothing_is_tried_before_anything_was_sent() -> None:
+    """Many lanes begin many frames before the first one has gone."""
+    for near in (True, False):
+        compressor = Compressor(Compression.AUTO, near=near)
+        assert len({compressor.mode() for _ in range(64)}) == 1
+
+
 def test_a_line_that_swallows_the_tries_does_not_deceive_for_long() -> None:
     """Busy processors make compressing slow; what is tried plain goes into buffers at once, until those are full."""
     compressor = Compressor(Compression.AUTO)
@@ -231,7 +249,9 @@ def test_a_line_that_swallows_the_tries_does_not_deceive_for_long() -> None:
         swallowed = max(0.0, swallowed + (1.0 if mode == Compressor.NEVER else -2.0))
         plain += mode == Compressor.NEVER
         full = 64e-9 if swallowed > 6 else 2e-9
-        compressor.packed(mode, 1000, 1000 * (10e-9 if mode else full))
+        compressor.packed(
+            mode, 1000, 500 if mode else 1000, 1000 * (9e-9 if mode else 0), 1000 * (1e-9 if mode else full)
+        )
     assert plain < 300
 
 
@@ -239,7 +259,7 @@ def test_a_single_stall_does_not_change_the_way() -> None:
     compressor = Compressor(Compression.AUTO, near=True)
     modes(compressor, 100, 1e-9, 0.99, 1e-10)
     before = compressor.mode()
-    compressor.packed(before, 1000, 1.0)
+    compressor.packed(before, 1000, 1000, 0.0, 1.0)
     assert modes(compressor, 20, 1e-9, 0.99, 1e-10).count(before) >= 20 - PROBE_FRAMES
 
 
@@ -251,7 +271,7 @@ def test_a_machine_that_gets_busy_is_no_reason_to_change_the_way(slower: float) 
         mode = compressor.mode()
         compressed += number >= 60 and mode != Compressor.NEVER
         seconds = 1e-9 if mode == Compressor.NEVER else 1.8e-9
-        compressor.packed(mode, 1000, 1000 * seconds * (1 if number < 60 else slower))
+        compressor.packed(mode, 1000, 1000, 0.0, 1000 * seconds * (1 if number < 60 else slower))
     assert compressed <= PROBE_FRAMES
 
 
@@ -274,7 +294,7 @@ def test_the_choice_of_compression_is_tried_again_now_and_then() -> None:
 def test_frames_of_no_content_teach_nothing() -> None:
     compressor = Compressor(Compression.AUTO)
     for mode in (Compressor.NEVER, Compressor.SAMPLED) * 10:
-        compressor.packed(mode, 0, 1.0 if mode else 1e-9)
+        compressor.packed(mode, 0, 0, 0.0, 1.0 if mode else 1e-9)
     assert compressor.mode() == Compressor.SAMPLED
 
 
@@ -306,5 +326,5 @@ def test_a_low_bandwidth_makes_compression_pay_from_the_first_frame_whatever_the
     for _ in range(100):
         mode = compressor.mode()
         assert mode == Compressor.SAMPLED
-        compressor.packed(mode, 65536, 1.0)
+        compressor.packed(mode, 65536, 65536, 0.0, 1.0)
     assert Compressor(Compression.NEVER, 50_000_000).mode() == Compressor.NEVER
