@@ -23,10 +23,13 @@ class RegionRun:
     digest: bytes | None
 
 
-def data_runs(disk: Disk, size: int, unit: int = BLOCK_BYTES) -> Iterator[tuple[int, int]]:
-    """Runs (start, end) of the first `size` bytes that may hold data, in whole units, merged, ascending."""
+def data_runs(disk: Disk, size: int, unit: int = BLOCK_BYTES, *, begin: int = 0) -> Iterator[tuple[int, int]]:
+    """Runs (start, end) of the first `size` bytes that may hold data, in whole units, merged, ascending.
+
+    What lies before `begin`, a multiple of the unit, is left out.
+    """
     start = end = -1
-    for extent in disk.extents(0, size):
+    for extent in disk.extents(begin, size - begin):
         if extent.kind is ExtentKind.ZERO:
             continue
         first = extent.offset // unit * unit

@@ -31,6 +31,11 @@ item_argument = click.argument("item", type=click.UUID)
 point_argument = click.argument("point")
 disk_option = click.option("--disk", default="", help="The disk's UUID, where the item has several.")
 NO = 1
+_VERIFIED = {
+    "full": ", all of it read again",
+    "written": ", what was written read again",
+    None: ", to be held against by points verify",
+}
 
 
 @dataclass(slots=True)
@@ -101,6 +106,7 @@ def _point(point: "Point") -> dict[str, Any]:
                 "virtual_size": one.data_bytes,
                 "root": one.root or None,
                 "content_root": one.content_root or None,
+                "verified": one.verified or None,
             }
             for one in point.disks
         ],
@@ -156,6 +162,8 @@ def show_point(item: uuid.UUID, point: str, config: Path, as_json: bool) -> None
         show.answer(
             f"disk {disk['disk']}  {show.size(disk['virtual_size'])}  root {disk['root'] or 'unknown'}"
         )
+        if disk["content_root"]:
+            show.answer(f"  content root {disk['content_root']}{_VERIFIED[disk['verified']]}")
 
 
 @points.command()
@@ -402,6 +410,7 @@ def verify_journal(run: Any, directory: Path | None, config: Path | None, as_jso
                                 "bytes": disk.bytes,
                                 "torn_bytes": disk.torn_bytes,
                                 "points_from": disk.points_from,
+                                "verified_point": disk.verified_point or None,
                                 "errors": [error.as_json() for error in disk.errors],
                             }
                             for disk in one.disks

@@ -55,6 +55,8 @@ class MasttargetConfig:
     retention_seconds: float = RETENTION_SECONDS
     retention_ladder: tuple[tuple[float, float], ...] = ()
     """(age, distance) in seconds: of points older than the one, one in the other is kept. Empty: every point is."""
+    verify_points: bool = False
+    """Whether what was written is read again before a point is published, for its content root."""
     rpo_seconds: float | None = None
     """From which lag on somebody is told; None: nobody watches (a sync that runs once)."""
     metrics: tuple[str, int] | None = None
@@ -84,6 +86,7 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     own_volume = role.flag("retention_own_volume", default=True)
     hours = role.number("retention_hours", RETENTION_SECONDS // 3600, 1, 24 * 366)
     ladder = _ladder(role.text("retention_ladder", ""), hours * 3600.0)
+    verify_points = role.flag("verify_points", default=True)
     metrics = _loopback(role) if role.has("metrics") else None
     role.end()
     disks = tuple(_disk(table, state, keep_record) for table in top.tables("disk"))
@@ -95,8 +98,9 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     where = None if retention == NO_PATH else retention
     _check_groups(disks, where)
     return MasttargetConfig(
-        host, port, key_file, state, disks, where, own_volume, hours * 3600.0, ladder, RPO_SECONDS, metrics
-    )
+        host, port, key_file, state, disks, where, own_volume, hours * 3600.0, ladder, verify_points,
+        RPO_SECONDS, metrics,
+    )  # fmt: skip
 
 
 def _ladder(text: str, seconds: float) -> tuple[tuple[float, float], ...]:

@@ -281,3 +281,18 @@ class OtherGroup(HomewardError):
     item: str
     found_group: str
     expected_group: str
+
+
+class ReadBackDiffers(HomewardError):
+    """What the target's medium holds is not what was written to it and flushed."""
+
+    code = "HW-MT-055"
+    retry = Retry.RESYNC
+    what = "the target {path} does not hold what was written to it"
+    found = "other content in block {block}, read again past the cache after the flush"
+    expected = "what was written"
+    remedy = (
+        "run the same command again: it reads the target and compares; if it happens again, replace that disk"
+    )
+    path: str
+    block: int

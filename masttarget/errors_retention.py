@@ -259,3 +259,18 @@ class SlotsTaken(HomewardError):
     wanted: int
     attached: int
     most: int
+
+
+class VerifiedDamaged(HomewardError):
+    """The digests of what a target's medium was last found to hold are not what was written."""
+
+    code = "HW-MT-056"
+    what = "the file of verified digests {path} is damaged at byte {offset}"
+    found = "{reason}"
+    expected = "digests that make the content root of the last point"
+    remedy = (
+        "nothing is lost: the next point is proved by reading the target; look after the retention volume"
+    )
+    path: str
+    offset: int
+    reason: str

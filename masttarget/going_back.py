@@ -77,7 +77,10 @@ def go_back(
             segments = item.store.segments(item.item, one.config.disk.bytes)
             view = PointView(one.disk, segments, one.undo.identity, to.sequence)
             done[one.config.disk.hex] = roll_back(one.disk, view, one.undo, on_bytes)
-        made = item.publish(_named(to, item), to.kind, to.disks, base_cycle=to.sequence)
+        disks = [
+            replace(one, verified="") for one in to.disks
+        ]  # what has to be read is known, and was not yet
+        made = item.publish(_named(to, item), to.kind, disks, base_cycle=to.sequence)
         item.points.note_rollback("done", to=to.sequence)
         for one in opened:
             one.journal.store(replace(one.record, published=made.id))

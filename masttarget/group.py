@@ -28,7 +28,7 @@ from wireproto.connection import SESSION_STREAM
 from wireproto.errors import MessageRefused
 from wireproto.messages import Commit, Message
 
-NOTE_VERSION: Final = 1
+NOTE_VERSION: Final = 2
 
 Timer = Callable[[float, Callable[[], None]], Callable[[], None]]
 """Calls later, from a thread of its own; answers how to take that back."""

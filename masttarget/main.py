@@ -49,7 +49,9 @@ class Master:
         if config.retention is not None:
             if config.retention_own_volume:
                 volume.check(volume_of(config.retention, config))
-            policy = Policy.of(config.retention_seconds, config.retention_ladder)
+            policy = Policy.of(
+                config.retention_seconds, config.retention_ladder, verify_points=config.verify_points
+            )
             retention = Retention(RetentionFiles(config.retention), clock, policy, log)
         self._listener = Listener(listening or listen(config.host, config.port), shared, clock)
         self._reception = Reception(

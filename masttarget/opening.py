@@ -14,6 +14,7 @@ from masttarget.errors import (
     JournalDamaged,
     NotAdopted,
     OtherTarget,
+    ReadBackDiffers,
     TargetFailed,
     TargetLarger,
     TargetMissing,
@@ -24,6 +25,7 @@ from masttarget.ports import TargetStore
 from masttarget.retention import ItemRetention
 from masttarget.target import TargetDisk
 from masttarget.undo import Identity
+from masttarget.verified import Verified, open_verified
 
 FORMAT_SECTOR_BYTES = 512
 """VHD and VMDK hold whole sectors: the last one of an odd source is filled up with zeroes."""
@@ -47,6 +49,7 @@ class OpenDisk:
     published_before: bytes
     """The point that an earlier run published but did not tidy up after; empty when there is none."""
     retention: ItemRetention | None = None
+    verified: Verified | None = None
 
     def begin(self, generation: int, session: int) -> None:
         """The session is durable as the disk's current one; older ones are fenced off and their writes over."""
@@ -66,6 +69,22 @@ class OpenDisk:
         """Whether the cycle waits for room on the retention volume."""
         return self.retention is not None and self.retention.critical
 
+    def read_again(self, store: TargetStore, going_on: Callable[[], None]) -> None:
+        """What was written since the point before was read again, where points are verified.
+
+        Errors: `ReadBackDiffers` (HW-MT-055), those of the disk, and what `going_on` raises.
+        """
+        target = self.target
+
+        def check(first: int, count: int, content: memoryview | None) -> None:
+            if (block := target.confirm(first, count, content)) is not None:
+                raise ReadBackDiffers(path=str(self.config.path), block=block)
+
+        if self.verified is not None:
+            self.verified.read_again(
+                target.disk, target.lock, lambda: store.forget(target.disk), check, going_on
+            )
+
     def publish(self, point: bytes) -> None:
         """The point is durable."""
         self.record = replace(self.record, published=point.hex())
@@ -83,6 +102,8 @@ class OpenDisk:
         self.commit.stop()
         sound = self.commit.failure is None and self.target.known
         try:
+            if self.verified is not None:
+                self.verified.close()
             if self.retention is not None:
                 self.retention.close_disk(self.config.disk.bytes)
             if sound and not self.record.published:  # what was published is durable
@@ -145,8 +166,10 @@ def open_disk(
         )
         _remember(target, journal, record, store, config)
         commit = GroupCommit(disk, journal, clock, on_failure)
+        verified = None
         if retention is not None:
             _keep_undo(retention, target, commit, journal, record, store, config)
+            verified = _verify(retention, target, config) if retention.verifies else None
         journal.start_applied(config.disk.bytes)
     except BaseException:
         if retention is not None:
@@ -154,7 +177,7 @@ def open_disk(
         disk.close()
         raise
     commit.start()
-    return OpenDisk(config, target, journal, record, commit, resumed, empty, published, retention)
+    return OpenDisk(config, target, journal, record, commit, resumed, empty, published, retention, verified)
 
 
 def durable_place(journal: Journal, config: DiskConfig) -> tuple[int, int]:
@@ -189,6 +212,14 @@ def _keep_undo(
     undo.store_head()  # the applied record, which begins anew, no longer says how far the journal is durable
     target.undo = undo
     commit.undo_place = undo.mark
+
+
+def _verify(retention: ItemRetention, target: TargetDisk, config: DiskConfig) -> Verified:
+    """It is known what has to be read again before the next point."""
+    identity = Identity(config.item.bytes, config.disk.bytes, target.data_bytes)
+    verified = open_verified(retention, identity)
+    target.on_write = verified.touch
+    return verified
 
 
 def _create(

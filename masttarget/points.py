@@ -17,6 +17,7 @@ from _native import undo
 from drcore.limits import POINTS_LINE_BYTES_MAX
 from masttarget.errors_retention import ClockBackwards, PointsDamaged, PointUnknown
 
+VERSION: Final = 2
 _CHECKSUM_CHARACTERS: Final = 32
 _NO_CHAIN: Final = "0" * _CHECKSUM_CHARACTERS
 
@@ -44,6 +45,8 @@ class PointDisk:
     data_bytes: int
     root: str = ""
     content_root: str = ""
+    verified: str = ""
+    """What was read again from the medium for `content_root`: `written` (since the point before) or `full`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ class Points:
     def _take(self, found: dict[str, Any]) -> None:
         match found["event"]:
             case "list":
-                if found["version"] != 1 or found["item"] != self._item:
+                if found["version"] != VERSION or found["item"] != self._item:
                     raise ValueError(f"the list of item {found['item']}, version {found['version']}")
                 self.last_sequence, self.last_time_ms = found["last_sequence"], found["last_time_ms"]
             case "point":
@@ -253,7 +256,7 @@ class Points:
     def _first(self, sequence: int, time_ms: int) -> dict[str, Any]:
         return {
             "event": "list",
-            "version": 1,
+            "version": VERSION,
             "item": self._item,
             "last_sequence": sequence,
             "last_time_ms": time_ms,

@@ -41,6 +41,10 @@ class TargetStore(Protocol):
         """What the format itself changes whenever somebody writes; empty where it has no such thing."""
         ...
 
+    def forget(self, disk: Disk) -> None:
+        """What was written to the disk is durable, and reads come from its medium. Errors: `TargetFailed`."""
+        ...
+
     def journal(self, disk: DiskConfig) -> Journal:
         """The disk's journal."""
         ...

@@ -483,6 +483,7 @@ class Reception:
         session.wait_for_scan()
         for disk in session.disks:
             disk.commit.settle()
+        self._read_again(session)
         with ExitStack() as stack:
             # What is published is what was judged: no frame and no newer session comes in between.
             for disk in session.disks:
@@ -497,6 +498,19 @@ class Reception:
         elif ready := group.commit(session.item, session, commit):
             self._groups.publish(group, ready, self._judge, self._publish)
 
+    def _read_again(self, session: Session) -> None:
+        """What was written since the last point was read from the media, where points are verified.
+
+        Errors: `ReadBackDiffers` (HW-MT-055), those of the disks, and what ended the session meanwhile.
+        """
+
+        def going_on() -> None:
+            if session.ended:
+                raise session.reason or Stopping()
+
+        for disk in session.disks:
+            disk.read_again(self._store, going_on)
+
     def _judge(self, session: Session, commit: Commit) -> bool:
         """Whether nothing is due any more; the disks' locks are held. Errors: `Diverged`, `Fenced`."""
         if any(disk.target.session != session.number for disk in session.disks):
@@ -508,7 +522,8 @@ class Reception:
             )
         # What was asked for again may have come over other lanes since the agent counted: it has to count anew.
         ahead = any(got > total.frames for got, total in zip(session.frames, commit.disks, strict=True))
-        if ahead or any(disk.target.mismatched for disk in session.disks):
+        unread = any(disk.verified is not None and disk.verified.due for disk in session.disks)
+        if ahead or unread or any(disk.target.mismatched for disk in session.disks):
             return False
         for index, (disk, total) in enumerate(zip(session.disks, commit.disks, strict=True)):
             root = disk.target.digests.root()
@@ -529,7 +544,10 @@ class Reception:
         """The point is durable; the disks' locks are held. Errors: those of the retention and of the journals."""
         if self._retention is not None:
             disks = session.point_disks()
-            self._retention.item(session.item).publish(commit.point, Kind.CRASH_CONSISTENT, disks)
+            stands = self._retention.item(session.item).publish(commit.point, Kind.CRASH_CONSISTENT, disks)
+            for disk in session.disks:
+                if disk.verified is not None:
+                    disk.verified.settle(stands)
         for disk in session.disks:
             disk.publish(commit.point)
             disk.target.due.settle()

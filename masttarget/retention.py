@@ -24,6 +24,7 @@ from masttarget.points import GOOD, Kind, Point, PointDisk, Points, PointsFile
 from masttarget.ports import GOES_ON, WAITS, Log
 from masttarget.segments import Note, Segments, headers
 from masttarget.undo import Identity, Read, UndoJournal
+from masttarget.verified_layout import VerifiedFile
 
 ROOM_POLL_SECONDS: Final = 0.5
 
@@ -42,6 +43,10 @@ class RetentionStore(Protocol):
 
     def segments(self, item: bytes, disk: bytes) -> Segments:
         """A disk's segments."""
+        ...
+
+    def verified(self, item: bytes, disk: bytes) -> VerifiedFile:
+        """What the disk's medium was last found to hold."""
         ...
 
     def disks(self, item: bytes) -> list[bytes]:
@@ -83,11 +88,15 @@ class Policy:
 
     seconds: float = RETENTION_SECONDS
     ladder: tuple[Step, ...] = ()
+    verify_points: bool = False
+    """Whether what was written is read again before a point is published, for its content root."""
 
     @classmethod
-    def of(cls, seconds: float, ladder: Iterable[tuple[float, float]]) -> "Policy":
+    def of(
+        cls, seconds: float, ladder: Iterable[tuple[float, float]], *, verify_points: bool = False
+    ) -> "Policy":
         """The policy that the settings ask for."""
-        return cls(seconds, tuple(Step(*step) for step in ladder))
+        return cls(seconds, tuple(Step(*step) for step in ladder), verify_points)
 
 
 def prunable(points: Iterable[Point], now_ms: int, policy: Policy) -> list[Point]:
@@ -126,7 +135,7 @@ class ItemRetention:
         self.store = store
         self._clock = clock
         self._policy = policy
-        self._log = log
+        self.log = log
         self._lock = threading.RLock()
         self._undo: dict[bytes, UndoJournal] = {}
         self._seeding: set[bytes] = set()
@@ -138,6 +147,11 @@ class ItemRetention:
         self._depth = 0
         self.points = Points(store.points(item), item.hex())
         self.points.load()
+
+    @property
+    def verifies(self) -> bool:
+        """Whether what was written is read again before a point is published."""
+        return self._policy.verify_points
 
     @property
     def cycle(self) -> int:
@@ -169,7 +183,7 @@ class ItemRetention:
         """
         with self.changing():
             if self._knows(identity.disk) and (void or seeding):
-                self._log("points given up: a target was changed outside", item=self.item.hex())
+                self.log("points given up: a target was changed outside", item=self.item.hex())
                 self.points.drop([point.sequence for point in self.points], "changed outside")
             if void or seeding:
                 self._due = None
@@ -247,7 +261,7 @@ class ItemRetention:
             try:
                 self.prune()
             except Exception as error:  # the point stands; to say otherwise would have it published twice
-                self._log(
+                self.log(
                     "pruning failed, the next point tries again",
                     item=self.item.hex(),
                     error=str(coded(error)),
@@ -257,7 +271,7 @@ class ItemRetention:
     def _stand(self, name: str, kind: Kind, disks: tuple[PointDisk, ...], base_cycle: int = -1) -> Point:
         now_ms = int(self._clock.now() * 1000)
         if now_ms < self.points.last_time_ms:
-            self._log("the clock went back", found_ms=now_ms, expected_ms=self.points.last_time_ms)
+            self.log("the clock went back", found_ms=now_ms, expected_ms=self.points.last_time_ms)
             now_ms = self.points.last_time_ms
         point = self._due = Point(name, self.cycle, now_ms, kind, disks, base_cycle)
         used = [journal for journal in self._undo.values() if journal.used]
@@ -304,7 +318,7 @@ class ItemRetention:
         gone = [point for point in points if point.id not in held]
         if gone:
             self.points.drop([point.sequence for point in gone], reason)
-            self._log("points dropped", item=self.item.hex(), points=len(gone), reason=reason)
+            self.log("points dropped", item=self.item.hex(), points=len(gone), reason=reason)
             self._forget()
         return gone
 
@@ -343,14 +357,14 @@ class ItemRetention:
         while not self._gain():
             if not self.critical:
                 self.critical = True
-                self._log(WAITS, item=self.item.hex(), state="critical")
+                self.log(WAITS, item=self.item.hex(), state="critical")
             if self._impatient.wait(ROOM_POLL_SECONDS):
                 raise error
             if self.store.free_bytes() >= error.wanted:
                 break
         if self.critical:
             self.critical = False
-            self._log(GOES_ON, item=self.item.hex())
+            self.log(GOES_ON, item=self.item.hex())
 
     def _gain(self) -> bool:
         """Whether there is more room than before: what somebody dropped, or the oldest point, is gone."""

@@ -9,6 +9,7 @@ from drcore.errors import HomewardError
 from masttarget.errors import Stopping
 from masttarget.opening import OpenDisk
 from masttarget.points import PointDisk
+from masttarget.verified import Content
 from wireproto.connection import SESSION_STREAM
 from wireproto.errors import ConnectionLost
 from wireproto.handshake import DiskOffer
@@ -68,10 +69,14 @@ class Session:
 
     def point_disks(self) -> list[PointDisk]:
         """What a point of this moment says of the disks."""
-        return [
-            PointDisk(disk.config.disk.hex, disk.target.data_bytes, disk.target.digests.root().hex())
-            for disk in self.disks
-        ]
+        found = []
+        for disk in self.disks:
+            content = disk.verified.content if disk.verified is not None else Content()
+            root = disk.target.digests.root().hex()
+            found.append(
+                PointDisk(disk.config.disk.hex, disk.target.data_bytes, root, content.root, content.verified)
+            )
+        return found
 
     def count(self, disk: int, plain_bytes: int) -> None:
         """One more frame of new content was applied."""

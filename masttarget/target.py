@@ -80,6 +80,8 @@ class TargetDisk:
         self.due = Due(self.blocks, everything=empty)
         self.undo: Undo | None = None
         """Where old contents are kept before they are overwritten; None where nobody wants to go back."""
+        self.on_write: Callable[[int, int], None] | None = None
+        """Told of blocks (first, count) that are about to be written, with the lock held."""
         self.mismatched: set[int] = set()
         self._secret = secret
         self._new_map = new_map
@@ -291,6 +293,23 @@ class TargetDisk:
         if self.elsewhere is not None:
             self.elsewhere.displace(first, count, self.digests.read(first, count))
 
+    # Reading again
+
+    def confirm(self, first: int, count: int, content: memoryview | None) -> int | None:
+        """The first of the blocks that, read again (None: zeroes), is not what was written; the lock is held.
+
+        Where there is one, the disk will be read from end to end before it is compared.
+        """
+        for start in range(first, first + count if self.known else first, ZERO_WINDOW_BLOCKS):
+            expected = self.digests.read(start, min(ZERO_WINDOW_BLOCKS, first + count - start))
+            found = bytearray(len(expected))
+            if content is not None:
+                digest.digest_blocks(content, self._secret, found)
+            if found != expected:
+                self.known, self._doubted = False, True
+                return start + compare.extents(found, expected)[0][0] // DIGEST_BYTES
+        return None
+
     # Applying
 
     def take_over(self, session: int) -> None:
@@ -382,6 +401,8 @@ class TargetDisk:
 
     def _keep(self, first: int, count: int) -> None:
         """What the blocks hold now can be gone back to, whatever happens."""
+        if self.on_write is not None:
+            self.on_write(first, count)
         if self.undo is not None:
             self.undo.before_overwrite(first, count)
 

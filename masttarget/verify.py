@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from blake3 import blake3
+
 from _native import undo
 from drcore.errors import HomewardError
 from drcore.limits import KIB
@@ -21,8 +23,12 @@ from masttarget.errors_retention import (
     SegmentDamaged,
     SegmentForeign,
     SegmentMissing,
+    VerifiedDamaged,
 )
 
+VERIFIED_HEADER: Final = struct.Struct("<16s 4sHH 16s16s QQ 16s32s II")
+PAGE: Final = 4096
+PAGE_BLOCKS: Final = 127
 HEADER: Final = struct.Struct("<16s 4sHH 16s16s QQQ 16s QQ 16s")
 RECORD: Final = struct.Struct("<16s16s QQ III BBH Q")
 BLOCK: Final = 64 * KIB
@@ -40,6 +46,8 @@ class DiskVerdict:
     bytes: int = 0
     torn_bytes: int = 0
     points_from: int = 0
+    verified_point: int = 0
+    """The point whose content the file of verified digests holds; 0 where there is none, or it is being changed."""
     errors: list[HomewardError] = field(default_factory=list)
 
 
@@ -76,20 +84,75 @@ def verify(directory: Path) -> list[Verdict]:
 
 def _item(directory: Path) -> Verdict:
     verdict = Verdict(directory.name)
-    sequences: list[int] = []
+    points: dict[int, dict[str, Any]] = {}
     try:
         for event in _lines(directory / "points"):
             if event.get("event") == "point":
-                sequences.append(event["point"]["sequence"])
+                points[event["point"]["sequence"]] = event["point"]
             if event.get("event") == "drop":
-                sequences = [one for one in sequences if one not in event["sequences"]]
+                points = {one: points[one] for one in points if one not in event["sequences"]}
     except HomewardError as error:
         verdict.errors.append(error)
-    verdict.points = len(sequences)
+    verdict.points = len(points)
     for path in sorted(directory.iterdir()):
         if path.is_dir() and len(path.name) == 32:
             verdict.disks.append(_Disk(path, directory.name).verdict)
+            if (path / "verified").exists():
+                _verified(path, directory.name, points, verdict.disks[-1])
     return verdict
+
+
+def _verified(directory: Path, item: str, points: dict[int, dict[str, Any]], verdict: DiskVerdict) -> None:
+    """The verdict knows of the disk's file of verified digests: every page, and the root against the point's."""
+    try:
+        verdict.verified_point = _verified_point(directory / "verified", item, directory.name, points)
+    except VerifiedDamaged as error:
+        verdict.errors.append(error)
+
+
+def _verified_point(path: Path, item: str, disk: str, points: dict[int, dict[str, Any]]) -> int:
+    """The point that the file speaks of, 0 where pages are being changed. Errors: `VerifiedDamaged` (HW-MT-056)."""
+
+    def damaged(offset: int, reason: str) -> VerifiedDamaged:
+        return VerifiedDamaged(path=str(path), offset=offset, reason=reason)
+
+    with path.open("rb") as file:
+        head = file.read(PAGE)
+        if head[:128] == bytes(len(head[:128])):
+            return 0  # being made
+        if len(head) < 128 or undo.checksum(head[16:128]) != head[:16]:
+            raise damaged(0, "a header whose checksum is wrong")
+        _, magic, version, length, found_item, found_disk, size, cycle, point, root, state, _ = (
+            VERIFIED_HEADER.unpack_from(head)
+        )
+        if (magic, version, length) != (b"HWVF", 1, 128):
+            raise damaged(0, f"a header of version {version}")
+        if (found_item.hex(), found_disk.hex()) != (item, disk):
+            raise damaged(0, f"digests of disk {found_disk.hex()}")
+        if not state:
+            return 0
+        hasher, blocks = blake3(), -(-size // BLOCK)
+        zeroes = [blake3(bytes(min(BLOCK, size - at))).digest() for at in (0, (blocks - 1) * BLOCK)]
+        for number in range(-(-blocks // PAGE_BLOCKS)):
+            page, count = file.read(PAGE), min(PAGE_BLOCKS, blocks - number * PAGE_BLOCKS)
+            last = (number + 1) * PAGE_BLOCKS >= blocks
+            if page == bytes(PAGE):
+                hasher.update(zeroes[0] * (count - last) + zeroes[1] * last)
+                continue
+            if (
+                len(page) < PAGE
+                or undo.checksum(page[16:]) != page[:16]
+                or page[16:24] != number.to_bytes(8, "little")
+            ):
+                raise damaged((number + 1) * PAGE, "a page whose checksum is wrong")
+            hasher.update(page[32 : 32 + count * 32])
+        if hasher.digest() != root:
+            raise damaged(0, "digests that do not make the root in the header")
+        known = points.get(cycle, {"id": point.hex(), "disks": []})
+        roots = [one["content_root"] for one in known["disks"] if one["disk"] == disk]
+        if known["id"] != point.hex() or roots not in ([], [root.hex()]):
+            raise damaged(0, f"another content root than point {cycle} has")
+        return int(cycle)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from disks import catalogue
+from disks.content import drop_cache
 from disks.digestmap import DigestMap
 from disks.disk import Disk, Format
 from disks.image import Image
@@ -16,7 +17,7 @@ from masttarget.adapters.by_id import BY_ID, device_of
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.adapters.saved_file import SavedFile
 from masttarget.config import DISK_UUID, DiskConfig
-from masttarget.errors import DiskNotAttached, JournalFailed, OtherFormat
+from masttarget.errors import DiskNotAttached, JournalFailed, OtherFormat, TargetFailed
 
 _EXTENT: Final = re.compile(r"-(flat|[sf]\d{3,})")
 """What a VMDK's extents add to the name of their descriptor."""
@@ -115,6 +116,13 @@ class LocalStore:
     def change_mark(self, disk: Disk) -> str:
         assert isinstance(disk, Image)
         return catalogue.change_mark(disk) or ""
+
+    def forget(self, disk: Disk) -> None:
+        assert isinstance(disk, Image)
+        try:
+            drop_cache(disk.path)
+        except OSError as error:
+            raise TargetFailed(path=str(disk.path), reason=error.strerror or str(error)) from error
 
     def journal(self, disk: DiskConfig) -> JournalDirectory:
         return JournalDirectory(disk.journal)

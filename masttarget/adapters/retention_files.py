@@ -1,5 +1,6 @@
-"""The retention volume as directories: `ITEM/points`, `ITEM/DISK/*.undo`, `ITEM/holds/POINT`."""
+"""The retention volume as directories: `ITEM/points`, `ITEM/DISK/*.undo`, `ITEM/DISK/verified`, `ITEM/holds/POINT`."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -7,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from drcore.limits import RETENTION_RESERVE_BYTES
 from masttarget.adapters.segment_files import SegmentFiles, replace_file, sync_directory
 from masttarget.errors_retention import PointInUse, RetentionFailed, RetentionFull
 from masttarget.points import PointsFile
 from masttarget.segments import Segments
+from masttarget.verified_layout import VerifiedFile
 
 
 class ListFile:
@@ -59,6 +62,61 @@ class ListFile:
             replace_file(self._path, data)
 
 
+class DigestsFile:
+    """See `masttarget.verified_layout.VerifiedFile`. Made by `reset`, with its directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    @property
+    def path(self) -> str:
+        return str(self._path)
+
+    def _open(self, flags: int = 0) -> int:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        return self._descriptor
+
+    def read(self, offset: int, length: int) -> bytes:
+        with failing(self._path):
+            if self._descriptor < 0 and not self._path.exists():
+                return b""
+            return os.pread(self._open(), length, offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        with failing(self._path):
+            descriptor = self._open()
+            room = os.fstatvfs(descriptor)
+            free = room.f_bavail * room.f_frsize
+            if free < RETENTION_RESERVE_BYTES:  # what gives points up has to be written, too
+                raise RetentionFull(path=self.path, free=free, wanted=RETENTION_RESERVE_BYTES)
+            if os.pwrite(descriptor, data, offset) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def flush(self) -> None:
+        if self._descriptor >= 0:
+            with failing(self._path):
+                os.fdatasync(self._descriptor)
+
+    def reset(self, length: int) -> None:
+        with failing(self._path):
+            folder = self._path.parent
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_directory(folder.parent)
+                sync_directory(folder.parent.parent)
+            descriptor = self._open(os.O_CREAT)
+            os.ftruncate(descriptor, 0)
+            os.ftruncate(descriptor, length)
+            sync_directory(folder)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
 class RetentionFiles:
     """See `masttarget.retention.RetentionStore`."""
 
@@ -77,6 +135,9 @@ class RetentionFiles:
 
     def segments(self, item: bytes, disk: bytes) -> Segments:
         return SegmentFiles(self._item(item) / disk.hex())
+
+    def verified(self, item: bytes, disk: bytes) -> VerifiedFile:
+        return DigestsFile(self._item(item) / disk.hex() / "verified")
 
     def disks(self, item: bytes) -> list[bytes]:
         with failing(self._path):

@@ -2,21 +2,27 @@
 
 Each round also kills the real process: see `crash_retention`. Here the media are in memory and keep two truths: what is
 durable, and what was written since. A power cut at any of their verbs keeps a random part of the latter, sector by
-sector, in random order. Afterwards every acknowledged block is there, every published point reads as it did, and the
-journal opens by itself. Seeding, deltas, pruning and rollbacks take turns.
+sector, in random order. Afterwards every acknowledged block is there, every published point reads as it did and has
+the content root that it tells, if it tells one, and the journal opens by itself. Seeding, deltas, pruning and rollbacks
+take turns.
 """
 
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from drcore.units import BLOCK_BYTES, ByteCount
+from disks.content import content_root
+from disks.disk import Extent, ExtentKind
+from drcore.errors import Defect
+from drcore.units import BLOCK_BYTES, ByteCount, ByteOffset
 from masttarget.points import Kind, Point, PointDisk
 from masttarget.retention import ItemRetention, Policy
 from masttarget.rollback import roll_back
 from masttarget.segments import Head
 from masttarget.undo import Identity, UndoJournal
+from masttarget.verified import Content, open_verified
 from masttarget.view import PointView
 from tests.campaigns.crash_retention import Tally, kills
 from tests.campaigns.runner import Round
@@ -103,6 +109,9 @@ class MediumDisk(MemoryDisk):
 
     def zero(self, offset: int, length: int) -> None:
         self.write(offset, memoryview(bytes(length)))
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        yield Extent(ByteOffset(offset), ByteCount(length), ExtentKind.DATA)
 
     def flush(self) -> None:
         self.power.step()
@@ -218,6 +227,47 @@ class MediumList:
         self.power.step()
 
 
+class MediumDigests:
+    """See `masttarget.verified_layout.VerifiedFile`."""
+
+    path = "memory"
+
+    def __init__(self, power: Power) -> None:
+        self.power = power
+        self.file = File()
+        self.before: File | None = None
+        """What may be there again after a power cut: that the file is another one now is not durable yet."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(self.file.data[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.power.step()
+        self.file.write(offset, data)
+        self.power.step()
+
+    def flush(self) -> None:
+        self.power.step()
+        self.file.flush()
+        self.before = None
+        self.power.step()
+
+    def reset(self, length: int) -> None:
+        self.power.step()
+        self.before = self.before or self.file
+        self.file = File(bytes(length))
+        self.power.step()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def cut(self, rng: random.Random) -> None:
+        if self.before is not None and rng.random() < 0.5:
+            self.file = self.before
+        self.before = None
+        self.file.cut(rng)
+
+
 class MediumStore:
     """See `masttarget.retention.RetentionStore`."""
 
@@ -226,6 +276,10 @@ class MediumStore:
     def __init__(self, power: Power) -> None:
         self.list = MediumList(power)
         self.one = MediumSegments(power)
+        self.digests = MediumDigests(power)
+
+    def verified(self, item: bytes, disk: bytes) -> MediumDigests:
+        return self.digests
 
     def points(self, item: bytes) -> MediumList:
         return self.list
@@ -296,6 +350,7 @@ class Play:
             identity, self.disk.read, seeding=self.seeding, durable=(0, 0), void=False
         )
         self.journal._segment_bytes = 300_000
+        self.verified = open_verified(self.item, identity)
         self.item.begin([DISK])
 
     def look(self) -> None:
@@ -318,6 +373,9 @@ class Play:
                 assert self.read(point) == expected, f"point {sequence} is not what was published"
                 self.points[sequence] = expected
         self.points = {sequence: self.points[sequence] for sequence in known}
+        for sequence, point in known.items():
+            told = point.disks[0].content_root
+            assert told in ("", root_of(self.points[sequence])), f"point {sequence} has another content root"
 
     def read(self, point: Point) -> bytes:
         view = PointView(self.disk, self.store.one, Identity(ITEM, DISK, SIZE), point.sequence)
@@ -337,6 +395,7 @@ class Play:
                 size = min(len(span), SIZE - first * BLOCK_BYTES)
                 self.disk.read(first * BLOCK_BYTES, span[:size])
                 self.journal.expect(first, 1 << block - first, span[:size])
+            self.verified.touch(block, 1)
             self.journal.before_overwrite(block, 1)
             self.doubtful.add(block)
             at = rng.randrange(len(self.noise) - length)
@@ -350,7 +409,16 @@ class Play:
     def publish(self) -> None:
         self.publishing = self.disk.content()
         kind = self.rng.choice((Kind.CRASH_CONSISTENT, Kind.APP_CONSISTENT))
-        point = self.item.publish(self.rng.randbytes(16), kind, [PointDisk(DISK.hex(), SIZE)])
+        found = Content()
+        if self.rng.random() < 0.8:  # else by a master target that does not verify
+            self.verified.read_again(
+                self.disk, threading.Lock(), self.disk.flush, lambda first, count, content: None, lambda: None
+            )
+            found = self.verified.content
+        one = PointDisk(DISK.hex(), SIZE, "", found.root, found.verified)
+        point = self.item.publish(self.rng.randbytes(16), kind, [one])
+        if found.root:
+            self.verified.settle(point)
         self.seeding = False
         self.points[point.sequence] = self.publishing
         self.publishing = None
@@ -363,7 +431,8 @@ class Play:
             return
         if self.journal.wrote:
             self.publishing = self.disk.content()
-            made = self.item.publish(self.rng.randbytes(16), Kind.BEFORE_ROLLBACK, to.disks)
+            here = [PointDisk(DISK.hex(), SIZE)]
+            made = self.item.publish(self.rng.randbytes(16), Kind.BEFORE_ROLLBACK, here)
             self.points[made.sequence], self.publishing = self.publishing, None
         if self.item.points.by_sequence(to.sequence) is None:
             return  # the policy gave it up meanwhile
@@ -374,6 +443,9 @@ class Play:
         roll_back(self.disk, view, self.journal, lambda position: None)
         assert self.disk.content() == self.points[to.sequence], "the rollback did not arrive"
         self.item.points.note_rollback("done", to=to.sequence)
+        self.verified = open_verified(
+            self.item, self.journal.identity
+        )  # it is another process that goes back
 
     def live(self) -> None:
         self.open()
@@ -393,7 +465,13 @@ class Play:
     def cut(self) -> None:
         self.store.list.file.cut(self.rng)
         self.store.one.cut(self.rng)
+        self.store.digests.cut(self.rng)
         self.disk.file.cut(self.rng)
+
+
+def root_of(content: bytes) -> str:
+    """The content root, by reading everything."""
+    return content_root(SIZE, [(0, content)], lambda position: None)
 
 
 def power_cuts(rng: random.Random) -> None:
@@ -404,6 +482,10 @@ def power_cuts(rng: random.Random) -> None:
         try:
             play.live()
         except PowerCut:
+            play.cut()
+        except Defect as error:
+            if "PowerCut" not in str(error):  # in the thread that flushes
+                raise
             play.cut()
     play.power.left = 1 << 60
     play.open()

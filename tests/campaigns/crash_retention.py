@@ -3,8 +3,9 @@
 A round has one machine, or two of a replication group. Seeding or a first delta, more deltas, rollbacks and the
 dropping of points take turns; each is killed at a named point or at a random instant, judged, and done again until it
 is over.
-Every point that is listed reads as it did, those that were published are listed, what was acknowledged is on the
-target, and no member of a group has a common point that another one lacks once a master target runs again.
+Every point that is listed reads as it did and has its content root, those that were published are listed, what was
+acknowledged is on the target, and no member of a group has a common point that another one lacks once a master target
+runs again.
 """
 
 import json
@@ -20,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from disks.content import content_root
 from drcore.clock import SystemClock
 from drcore.units import BLOCK_BYTES
 from masttarget import config as settings
@@ -36,7 +38,7 @@ SIZE = BLOCKS * BLOCK_BYTES - 1536
 ACTS = 3
 RUN_SECONDS_MAX = 60
 INSTANT_SECONDS_MAX = 0.9
-OFTEN = ("segment append", "write", "zero", "segment flush")
+OFTEN = ("segment append", "write", "zero", "segment flush", "verified flush")
 """Passed many times in a cycle: the death comes at any of them."""
 
 
@@ -228,6 +230,12 @@ class Scene:
             expected = self.expected(machine, point, before, item)
             assert found == expected, f"point {point.sequence} ({point.kind.value}) has changed"
             machine.points[point.id] = expected
+            told = point.disks[0].content_root
+            root = content_root(SIZE, [(0, expected)], lambda position: None)
+            assert told in ("", root), f"point {point.sequence} does not have its content root"
+            assert told or point.kind is not Kind.CRASH_CONSISTENT, (
+                f"point {point.sequence} has no content root"
+            )
         machine.points = {name: machine.points[name] for name in listed}
         if not machine.rolled_back:
             acknowledged.check(machine.target, self.key, machine.item, machine.disk)

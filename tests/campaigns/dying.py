@@ -43,6 +43,7 @@ RETENTION_POINTS = tuple(
     for verb in (
         *(f"segment {verb}" for verb in ("start", "append", "flush", "remove", "store_head")),
         *(f"list {verb}" for verb in ("append", "replace")),
+        *(f"verified {verb}" for verb in ("reset", "write", "flush")),
     )
     for side in ("before", "after")
 )
@@ -118,6 +119,9 @@ class DyingStore(LocalStore):
     def change_mark(self, disk: Any) -> str:
         return super().change_mark(disk.inner)
 
+    def forget(self, disk: Any) -> None:
+        super().forget(disk.inner)
+
     def journal(self, disk: Any) -> Any:
         verbs = ("store", "append_applied", "start_applied", "remove")
         return Dying(super().journal(disk), self._death, verbs)
@@ -136,6 +140,9 @@ class DyingRetention(RetentionFiles):
     def segments(self, item: bytes, disk: bytes) -> Any:
         verbs = ("start", "append", "flush", "remove", "store_head")
         return Dying(super().segments(item, disk), self._death, verbs, "segment ")
+
+    def verified(self, item: bytes, disk: bytes) -> Any:
+        return Dying(super().verified(item, disk), self._death, ("reset", "write", "flush"), "verified ")
 
 
 def run_masttarget(path: Path, death: Death) -> int:

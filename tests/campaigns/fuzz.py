@@ -10,6 +10,7 @@ from disks.layout import Malformed
 from drcore.errors import HomewardError
 from masttarget.journal import AppliedFrame, CycleRecord, decode_applied, encode_applied, encode_start
 from masttarget.target import AppliedRun
+from masttarget.verified_layout import HEADER_BYTES, PAGE_BYTES, VerifiedHeader, decode_page, encode_page
 from tests.campaigns.attack import SHARED, frame_of, opened_pair
 from tests.campaigns.runner import Campaign, Round
 from tests.fuzz import microsoft_images, vmware_images
@@ -156,6 +157,20 @@ def _journal(rng: random.Random) -> None:
         CycleRecord.decode(mutated(rng, record))
 
 
+def _verified(rng: random.Random) -> None:
+    header = VerifiedHeader(
+        b"i" * 16, b"d" * 16, 5 << 20, 7, b"p" * 16, b"r" * 32, rng.random() < 0.5
+    ).encode()
+    bad = mutated(rng, header)
+    with suppress(ValueError):
+        assert VerifiedHeader.decode(bad).encode() == bad[:HEADER_BYTES], "believed, and other than it was"
+    page = encode_page(3, rng.randbytes(32 * rng.randrange(1, 128)))
+    bad = mutated(rng, page)
+    with suppress(ValueError):
+        decode_page(3, bad)
+        assert bad[:PAGE_BYTES] == page, "believed, and other than it was"
+
+
 def _layouts(rng: random.Random) -> None:
     """The pure decoders of VMware's formats and qcow2: a value, or `Malformed`."""
     for good, decoder in vmware_images.DECODERS:
@@ -179,7 +194,7 @@ def vmware() -> Iterator[Round]:
                 broken = rng.choice(sorted(victim.hot))
                 raw = bytearray(victim.files[broken])
                 hostile.mutate(raw, rng, victim.hot[broken])
-                _use(here, name, broken, Content(len(raw), ((0, bytes(raw)),)), victim, number, rng)
+                _use(here, name, broken, Content.of(raw), victim, number, rng)
 
             yield one
 
@@ -189,7 +204,7 @@ def microsoft() -> Iterator[Round]:
     """VHD and VHDX, with a parent and with a log that waits to be replayed; one file of each is mutated."""
     with microsoft_images.victims() as good:
         files = {
-            name: {each: Content.of_pages(file.size, file.pages) for each, file in victim.files.items()}
+            name: {each: Content(file.size, file.pages) for each, file in victim.files.items()}
             for name, victim in good.items()
         }
         names = sorted(good)
@@ -200,7 +215,7 @@ def microsoft() -> Iterator[Round]:
                 victim = good[name]
                 broken = rng.choice(sorted(victim.files))
                 file = microsoft_images.changed(victim.files[broken], rng)
-                _use(here, name, broken, Content.of_pages(file.size, file.pages), victim, number, rng)
+                _use(here, name, broken, Content(file.size, file.pages), victim, number, rng)
 
             yield one
 
@@ -226,6 +241,7 @@ CAMPAIGN = Campaign(
         "entries": entries,
         "references": references,
         "journal": _simple(_journal),
+        "verified": _simple(_verified),
         "layouts": _simple(_layouts),
         "vmware": vmware,
         "microsoft": microsoft,

@@ -67,17 +67,21 @@ class MemoryDisk:
                 self.blocks[block][start : start + count] = bytes(count)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        assert (offset, length) == (0, self._size)
-        at = 0
-        for _, run in groupby(enumerate(sorted(self.blocks)), lambda pair: pair[1] - pair[0]):
+        at, stop = offset, offset + length
+        inside = [
+            block
+            for block in sorted(self.blocks)
+            if offset // BLOCK_BYTES <= block < parts(stop, BLOCK_BYTES)
+        ]
+        for _, run in groupby(enumerate(inside), lambda pair: pair[1] - pair[0]):
             blocks = [block for _, block in run]
-            start, end = blocks[0] * BLOCK_BYTES, min((blocks[-1] + 1) * BLOCK_BYTES, self._size)
+            start, end = max(blocks[0] * BLOCK_BYTES, offset), min((blocks[-1] + 1) * BLOCK_BYTES, stop)
             if start > at:
                 yield Extent(ByteOffset(at), ByteCount(start - at), ExtentKind.ZERO)
             yield Extent(ByteOffset(start), ByteCount(end - start), ExtentKind.DATA)
             at = end
-        if at < self._size:
-            yield Extent(ByteOffset(at), ByteCount(self._size - at), ExtentKind.ZERO)
+        if at < stop:
+            yield Extent(ByteOffset(at), ByteCount(stop - at), ExtentKind.ZERO)
 
     def flush(self) -> None:
         self._step("flush")

@@ -107,8 +107,13 @@ def test_points_are_listed_proved_exported_and_gone_back_to(home: Home) -> None:
     assert home.points("show", "latest")["sequence"] == 4
     assert home.points("show", listed[2]["time"])["sequence"] == 3
     home.ask("show", "latest-app-consistent").refused("HW-MT-035")
+    assert [one["disks"][0]["verified"] for one in listed] == [None, "full", "written", "written"]
     for number in (2, 3, 4):
-        assert home.points("verify", number)["disks"][0]["recorded"] is True  # type: ignore[index]
+        (proof,) = home.points("verify", number)["disks"]  # type: ignore[misc]
+        assert proof["recorded"] is True
+        assert proof["content_root"] == listed[number - 1]["disks"][0]["content_root"]
+    told = homeward("points", "show", home.item, 4, "--config", home.config).stdout
+    assert "what was written read again" in told
     for kind, name in (("raw", "out.raw"), ("vmdk-monolithicSparse", "out.vmdk")):
         home.points("export", 2, "--to", home.folder / name, "--format", kind)
         judge(home.folder / name, kind, home.state(0))

@@ -1,4 +1,4 @@
-"""A journal of version 1 goes on being read: by today's reader, and by hand with other people's packages."""
+"""A journal goes on being read: by today's reader, and by hand with other people's packages."""
 
 import json
 import struct
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import lz4.block
 import xxhash
+from blake3 import blake3
 
 from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.points import Kind, Points
 from masttarget.undo import Identity
+from masttarget.verified import Blocks, Verified
 from masttarget.verify import verify
 from masttarget.view import PointView
 from tests.fault.media import MemoryDisk
@@ -41,7 +43,15 @@ def test_todays_reader_reads_it() -> None:
         into = memoryview(bytearray(len(now)))
         view.read(0, into)
         assert into == expected
-    assert verify(GOLDEN)[0].good
+    verdict = verify(GOLDEN)[0]
+    assert verdict.good
+    assert verdict.disks[0].verified_point == 3
+    verified = Verified(files.verified(ITEM, DISK), Identity(ITEM, DISK, len(now)), print)
+    header = verified.load()
+    assert header is not None
+    verified.believe(header, Blocks(verified.blocks))
+    assert not verified.due
+    verified.close()
 
 
 def test_the_tables_of_the_document_read_it() -> None:
@@ -75,3 +85,22 @@ def test_the_tables_of_the_document_read_it() -> None:
         expected = then[cycle - 2][block * BLOCK : (block + 1) * BLOCK]
         assert (old or bytes(len(expected))) == expected
     assert set(found) == {(2, 0), (2, 1), (2, 10), (3, 0), (3, 2)}
+
+
+def test_the_tables_of_the_document_read_the_verified_digests() -> None:
+    folder = GOLDEN / ITEM.hex()
+    data, now = (folder / DISK.hex() / "verified").read_bytes(), inflated("now")
+    told, magic, version, length, item, disk, size, cycle, point, root, whole = struct.unpack_from(
+        "<16s4sHH16s16sQQ16s32sI", data
+    )
+    assert (magic, version, length, item, disk, size) == (b"HWVF", 1, 128, ITEM, DISK, len(now))
+    assert (cycle, point, whole) == (3, b"\2" * 16, 1)
+    assert told == xxhash.xxh3_128_digest(data[16:128])
+    page = data[4096:8192]
+    assert page[:16] == xxhash.xxh3_128_digest(page[16:])
+    assert page[16:32] == bytes(16)
+    expected = b"".join(blake3(now[at : at + BLOCK]).digest() for at in range(0, len(now), BLOCK))
+    assert page[32:].rstrip(b"\0") == expected.rstrip(b"\0")
+    assert blake3(expected).digest() == root
+    last = json.loads((folder / "points").read_bytes().splitlines()[-1][33:])["point"]
+    assert (last["disks"][0]["content_root"], last["disks"][0]["verified"]) == (root.hex(), "full")
