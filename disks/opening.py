@@ -47,6 +47,11 @@ def _open(name: str, directory: int | None, path: Path, access: Access) -> Backi
         mode = os.stat(name, dir_fd=directory, follow_symlinks=directory is None).st_mode
         if stat.S_ISBLK(mode) and access is Access.TARGET:
             flags |= os.O_EXCL  # open(2): on a block device, EBUSY while it is mounted or otherwise held
+        if directory is not None and stat.S_ISBLK(mode):
+            # Refused before it is opened: whoever uses the device is not this image's business.
+            raise OpenFailed(
+                path=str(path), reason="a device, where the descriptor promises a file beside it"
+            )
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise OpenFailed(path=str(path), reason="neither a regular file nor a block device")
         descriptor = os.open(name, flags, dir_fd=directory)

@@ -183,7 +183,7 @@ def vmware() -> Iterator[Round]:
     """VMware's formats and qcow2, with their extents, parents and backing files; one file of each is mutated."""
     with vmware_images.victims() as good:
         files = {
-            name: {each: Content(len(raw), ((0, bytes(raw)),)) for each, raw in victim.files.items()}
+            name: {each: Content.of(raw) for each, raw in victim.files.items()}
             for name, victim in good.items()
         }
         with stage(files) as here:
@@ -194,7 +194,7 @@ def vmware() -> Iterator[Round]:
                 broken = rng.choice(sorted(victim.hot))
                 raw = bytearray(victim.files[broken])
                 hostile.mutate(raw, rng, victim.hot[broken])
-                _use(here, name, broken, Content(len(raw), ((0, bytes(raw)),)), victim, number, rng)
+                _use(here, name, broken, Content.of(raw), victim, number, rng)
 
             yield one
 
@@ -204,7 +204,7 @@ def microsoft() -> Iterator[Round]:
     """VHD and VHDX, with a parent and with a log that waits to be replayed; one file of each is mutated."""
     with microsoft_images.victims() as good:
         files = {
-            name: {each: Content.of_pages(file.size, file.pages) for each, file in victim.files.items()}
+            name: {each: Content(file.size, file.pages) for each, file in victim.files.items()}
             for name, victim in good.items()
         }
         names = sorted(good)
@@ -215,7 +215,7 @@ def microsoft() -> Iterator[Round]:
                 victim = good[name]
                 broken = rng.choice(sorted(victim.files))
                 file = microsoft_images.changed(victim.files[broken], rng)
-                _use(here, name, broken, Content.of_pages(file.size, file.pages), victim, number, rng)
+                _use(here, name, broken, Content(file.size, file.pages), victim, number, rng)
 
             yield one
 

@@ -9,7 +9,7 @@ import os
 import random
 import tempfile
 import tracemalloc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +22,7 @@ from disks.disk import Format
 from drcore.errors import HomewardError
 
 PAGE = 4096
+ZEROES = bytes(PAGE)
 MIB = 1024 * 1024
 PIECE = 65536
 MEASURED = 199
@@ -30,29 +31,15 @@ MEASURED = 199
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file: its length and the runs of it that are not zero."""
+    """A file: its length and those of its pages that are not zero, by their offsets."""
 
     size: int
-    runs: tuple[tuple[int, bytes], ...]
+    pages: Mapping[int, bytes]
 
     @classmethod
     def of(cls, raw: bytes | bytearray) -> "Content":
-        return cls.of_pages(
-            len(raw), {at: p for at in range(0, len(raw), PAGE) if any(p := bytes(raw[at : at + PAGE]))}
-        )
-
-    @classmethod
-    def of_pages(cls, size: int, pages: Mapping[int, bytes]) -> "Content":
-        """From pages by their offsets; what lies behind the end is cut off."""
-        runs: list[tuple[int, list[bytes]]] = []
-        end = -1
-        for at in sorted(pages):
-            if at != end:
-                runs.append((at, []))
-            runs[-1][1].append(pages[at])
-            end = at + len(pages[at])
-        joined = ((at, b"".join(parts)) for at, parts in runs if at < size)
-        return cls(size, tuple((at, raw[: size - at]) for at, raw in joined))
+        pages = ((at, bytes(raw[at : at + PAGE])) for at in range(0, len(raw), PAGE))
+        return cls(len(raw), {at: page for at, page in pages if page != ZEROES[: len(page)]})
 
 
 class Stage:
@@ -63,9 +50,8 @@ class Stage:
         self._good = good
         self._open = {name: {each: os.memfd_create(each) for each in files} for name, files in good.items()}
         self._here: dict[str, int] = {}
-        for name, files in good.items():
-            for each, content in files.items():
-                self._lay(name, each, content)
+        for name in good:
+            self.restore(name)
 
     def close(self) -> None:
         for files in self._open.values():
@@ -76,26 +62,29 @@ class Stage:
     def set(self, victim: str, broken: str, content: Content) -> Iterator[None]:
         """Who opens a disk in the stage's folder finds the victim's files, `broken` with another content."""
         self._here = self._open[victim]
-        self._lay(victim, broken, content)
+        descriptor, good = self._here[broken], self._good[victim][broken]
+        changed = {
+            at
+            for at in good.pages.keys() | content.pages.keys()
+            if good.pages.get(at) != content.pages.get(at)
+        }
+        _lay(descriptor, content, changed)
         try:
-            with (
-                mock.patch.object(opening, "_open", self.opened),
-                mock.patch.object(catalogue, "resolve", Path),
-                mock.patch.object(recognise, "resolve", Path),
-            ):
-                yield
+            yield
         finally:
-            self._lay(victim, broken, self._good[victim][broken])
+            # What was cut off is gone from behind the end too.
+            _lay(descriptor, good, {at for at in good.pages if at + PAGE > content.size} | changed)
 
     def restore(self, victim: str) -> None:
-        """All files of the victim are good again."""
+        """All files of the victim are good again, whatever was written to them."""
         for name, content in self._good[victim].items():
-            self._lay(victim, name, content)
+            os.ftruncate(self._open[victim][name], 0)
+            _lay(self._open[victim][name], content, content.pages)
 
     def opened(self, name: str, directory: int | None, path: Path, access: Access) -> Backing:
-        """In the place of `disks.opening._open`."""
+        """In the place of `disks.opening._open`, for what lies in the stage's folder."""
         descriptor = self._here.get(path.name)
-        if descriptor is None or path.parent != self.folder:
+        if descriptor is None:
             raise open_failed(path, OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
         return Backing(os.dup(descriptor), path, access)
 
@@ -103,21 +92,31 @@ class Stage:
     def bytes_here(self) -> int:
         return sum(os.fstat(each).st_size for each in self._here.values())
 
-    def _lay(self, victim: str, name: str, content: Content) -> None:
-        descriptor = self._open[victim][name]
-        os.ftruncate(descriptor, 0)
-        os.ftruncate(descriptor, content.size)
-        for at, raw in content.runs:
-            os.pwrite(descriptor, raw, at)
+
+def _lay(descriptor: int, content: Content, places: Iterable[int]) -> None:
+    """The file is as long as the content, and has its pages at these places."""
+    for at in places:
+        if at < content.size:
+            os.pwrite(descriptor, content.pages.get(at, ZEROES)[: content.size - at], at)
+    os.ftruncate(descriptor, content.size)
 
 
 @contextmanager
 def stage(good: Mapping[str, Mapping[str, Content]]) -> Iterator[Stage]:
-    """A stage for these victims, with an empty folder."""
+    """A stage for these victims, with an empty folder; stages may stand side by side."""
     with tempfile.TemporaryDirectory() as name:
-        made = Stage(Path(name), good)
+        made, elsewhere = Stage(Path(name), good), opening._open
+
+        def opened(name: str, directory: int | None, path: Path, access: Access) -> Backing:
+            return (made.opened if path.parent == made.folder else elsewhere)(name, directory, path, access)
+
         try:
-            yield made
+            with (
+                mock.patch.object(opening, "_open", opened),
+                mock.patch.object(catalogue, "resolve", Path),
+                mock.patch.object(recognise, "resolve", Path),
+            ):
+                yield made
         finally:
             made.close()
 

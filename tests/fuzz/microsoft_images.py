@@ -23,6 +23,7 @@ from tests.golden.disks import differencing
 
 MIB = 1024 * 1024
 PAGE = 4096
+ZEROES = bytes(PAGE)
 SIZE = 5 * MIB + 512
 FILL = 0x78
 """The guest's bytes: whatever else stands in a file belongs to its structures."""
@@ -170,12 +171,33 @@ def changed(file: File, dice: random.Random) -> File:
 
 
 def _sealed(file: File) -> File:
-    raw = bytearray(min(file.size, 4 * MIB) if vhdx_layout.HEADERS_AT[0] in file.pages else file.size)
-    for at, page in file.pages.items():
-        raw[at : at + PAGE] = page[: max(0, len(raw) - at)]
-    (vhdx_images.seal if raw.startswith(magic.VHDX) else hostile.seal)(raw)
-    places = [at for at in file.pages if at < len(raw)]
-    return File(file.size, file.pages | {at: bytes(raw[at : at + PAGE]) for at in places}, file.hot)
+    """The same with right checksums; only what they cover is put together."""
+    pages = dict(file.pages)
+
+    def take(at: int, length: int) -> bytes:
+        first = at - at % PAGE
+        whole = b"".join(
+            pages.get(page, ZEROES).ljust(PAGE, b"\0") for page in range(first, at + length, PAGE)
+        )
+        return whole[at - first : at - first + length]
+
+    def lay(at: int, raw: bytes) -> None:
+        for page in range(at - at % PAGE, at + len(raw), PAGE):
+            if page in pages:
+                start, end = max(at, page), min(at + len(raw), page + len(pages[page]))
+                old = pages[page]
+                pages[page] = old[: start - page] + raw[start - at : end - at] + old[end - page :]
+
+    if take(0, len(magic.VHDX)) == magic.VHDX:
+        entry = int.from_bytes(take(MIB + 8, 4), "little")
+        for at, length, signature in (*vhdx_images.CHECKED, (MIB, min(entry, MIB), b"loge")):
+            if take(at, 4) == signature and length >= 64:
+                lay(at, vhdx_images.sealed(take(at, length)))
+    else:
+        for at, length, cookie, place in hostile.checked(file.size):
+            if take(at, 8) == cookie:
+                lay(at, hostile.sealed(take(at, length), place))
+    return File(file.size, pages, file.hot)
 
 
 def use(path: Path, kind: Format) -> None:

@@ -109,13 +109,26 @@ def mutate(raw: bytearray, dice: random.Random, hot: list[int]) -> None:
         del raw[dice.randrange(len(raw)) :]
 
 
+def checked(size: int) -> tuple[tuple[int, int, bytes, int], ...]:
+    """(offset, length, cookie, where in it the checksum stands) of the structures of a VHD's file of this size."""
+    return (
+        (0, 512, vhd_layout.COOKIE, 64),
+        (size - 512, 512, vhd_layout.COOKIE, 64),
+        (512, 1024, vhd_layout.DYNAMIC_COOKIE, 36),
+    )
+
+
+def sealed(structure: bytes, place: int) -> bytes:
+    """The structure with the right checksum at its place."""
+    sum_ = struct.pack(">I", vhd_layout.checksum(structure, place))
+    return structure[:place] + sum_ + structure[place + 4 :]
+
+
 def seal(raw: bytearray) -> None:
     """Checksums of a VHD are right again, so that what they protect is looked at."""
-    for at in (0, len(raw) - 512):
-        if raw[at : at + 8] == vhd_layout.COOKIE and at + 512 <= len(raw):
-            struct.pack_into(">I", raw, at + 64, vhd_layout.checksum(bytes(raw[at : at + 512]), 64))
-    if raw[512:520] == vhd_layout.DYNAMIC_COOKIE and len(raw) >= 1536:
-        struct.pack_into(">I", raw, 548, vhd_layout.checksum(bytes(raw[512:1536]), 36))
+    for at, length, cookie, place in checked(len(raw)):
+        if raw[at : at + 8] == cookie and 0 <= at <= len(raw) - length:
+            raw[at : at + length] = sealed(bytes(raw[at : at + length]), place)
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.value)

@@ -19,12 +19,16 @@ def sealed(structure: bytes) -> bytes:
     return structure[:4] + struct.pack("<I", crc32c(blank)) + structure[8:]
 
 
+CHECKED = (
+    *((at, 4 * KIB, b"head") for at in header_slots()),
+    *((at, 64 * KIB, b"regi") for at in REGION_TABLES),
+)
+"""(offset, length, signature) of the structures with a checksum, but for those of the log."""
+
+
 def seal(raw: bytearray) -> None:
     """Checksums of headers, region tables and the entry at the start of a log at 1 MiB are right again."""
-    for at, length, signature in (
-        *((at, 4 * KIB, b"head") for at in header_slots()),
-        *((at, 64 * KIB, b"regi") for at in REGION_TABLES),
-    ):
+    for at, length, signature in CHECKED:
         if raw[at : at + 4] == signature and at + length <= len(raw):
             raw[at : at + length] = sealed(bytes(raw[at : at + length]))
     if raw[MIB : MIB + 4] == b"loge":
