@@ -31,6 +31,7 @@ item_argument = click.argument("item", type=click.UUID)
 point_argument = click.argument("point")
 disk_option = click.option("--disk", default="", help="The disk's UUID, where the item has several.")
 NO = 1
+_CONTAINERS = (".vmdk", ".vhd", ".vhdx", ".qcow2")
 _VERIFIED = {
     "full": ", all of it read again",
     "written": ", what was written read again",
@@ -263,19 +264,29 @@ def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: boo
 @item_argument
 @point_argument
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="The image to be made.")
-@click.option("--format", "kind", default="raw", show_default=True, help="Its format.")
+@click.option("--format", "kind", help="Its format; without it raw, unless the name tells of another one.")
 @disk_option
 @config_option
 @plan_option
 @json_option
 def export(
-    item: uuid.UUID, point: str, to: Path, kind: str, disk: str, config: Path, plan: bool, as_json: bool
+    item: uuid.UUID,
+    point: str,
+    to: Path,
+    kind: str | None,
+    disk: str,
+    config: Path,
+    plan: bool,
+    as_json: bool,
 ) -> None:
     """Makes a new image of a disk as it was at a point, while replication goes on."""
     from disks.disk import Format
-    from masttarget.reading_points import choose_disk, viewing
-    from masttarget.reading_points import export as copy
+    from masttarget.reading_points import choose_disk, export_to, viewing
 
+    if kind is None and to.suffix.lower() in _CONTAINERS:
+        reason = f"{to} would not be read as the raw image that it were; name its format"
+        raise click.BadParameter(reason, param_hint="--format")
+    kind = kind or Format.RAW.value
     if kind not in {one.value for one in Format}:
         raise click.BadParameter(f"{kind} is no format", param_hint="--format")
     desk = _desk(config, item)
@@ -288,11 +299,7 @@ def export(
         viewing(desk.item, found, chosen, desk.store) as view,
         _stoppable(view.size, "exporting") as on_bytes,
     ):
-        image = desk.store.create_at(to, kind, view.size)
-        try:
-            written = copy(view, image, on_bytes)
-        finally:
-            image.close()
+        written = export_to(to, kind, view, desk.store, on_bytes)
     if as_json:
         show.answer_json({"path": str(to), "virtual_size": view.size, "bytes_written": written})
     else:

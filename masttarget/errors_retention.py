@@ -274,3 +274,17 @@ class VerifiedDamaged(HomewardError):
     path: str
     offset: int
     reason: str
+
+
+class ExportExists(HomewardError):
+    """An export never writes over anything."""
+
+    code = "HW-MT-060"
+    what = "no recovery point can be exported to {path}"
+    found = "something of that name is there already"
+    expected = "a name that is free"
+    remedy = (
+        "choose another name with --to, or move that away; to bring a target disk itself back to the point: "
+        "homeward points rollback"
+    )
+    path: str

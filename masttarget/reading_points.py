@@ -1,21 +1,24 @@
 """Reading from a point, while replication goes on: its view, its proof, and its way into a new image."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from _native import digest
 from disks.content import content_root
-from disks.disk import Disk
+from disks.disk import Disk, Format
+from disks.errors_vmdk import WrittenOtherwise
 from disks.scan import data_runs
 from drcore.buffers import buffer
 from drcore.limits import MIB
+from drcore.units import parts
 from masttarget.ahead import ahead
 from masttarget.config import DiskConfig
 from masttarget.errors import UnknownDisk
 from masttarget.errors_retention import DiskAmbiguous, PointChanged
+from masttarget.opening import FORMAT_SECTOR_BYTES
 from masttarget.points import Point
 from masttarget.retention import ItemRetention
 from masttarget.rollback import OnBytes, root_of
@@ -33,8 +36,21 @@ class ReadingStore(Protocol):
         """The target, open for reading without a lock."""
         ...
 
+    def making(self, path: Path) -> AbstractContextManager[Path]:
+        """A place where `path` is made; it has its name when that went well to its end, else nothing is left.
+
+        Errors: `ExportExists` (HW-MT-060), `DiskInUse`, `OpenFailed`.
+        """
+        ...
+
     def create_at(self, path: Path, kind: str, size: int) -> Disk:
         """A new image."""
+        ...
+
+    def write_whole(
+        self, path: Path, source: Disk, on_bytes: OnBytes, verify: Callable[[Disk], None]
+    ) -> None:
+        """A new image of the kind that is written whole reads as `source`; `verify` saw it before it had a name."""
         ...
 
 
@@ -85,18 +101,54 @@ def prove(view: PointView, point: Point, disk: str, secret: bytes, on_bytes: OnB
     if known.root and known.root != root:
         raise PointChanged(point=point.id, disk=disk, found_root=root, root=known.root)
 
-    def content() -> Iterator[tuple[int, memoryview]]:
-        piece = buffer(MIB)
-        for start, end in data_runs(view, view.size):
-            for at in range(start, end, MIB):
-                length = min(MIB, end - at)
-                view.read(at, piece[:length])
-                yield at, piece[:length]
-
-    found = content_root(view.size, content(), lambda position: None)
+    found = _content_root(view, view.size)
     if known.content_root and known.content_root != found:
         raise PointChanged(point=point.id, disk=disk, found_root=found, root=known.content_root)
     return Proof(disk, root, found, known.root)
+
+
+def _content_root(disk: Disk, size: int) -> str:
+    """The content root of the first `size` bytes, by reading them."""
+
+    def content() -> Iterator[tuple[int, memoryview]]:
+        piece = buffer(MIB)
+        for start, end in data_runs(disk, size):
+            for at in range(start, end, MIB):
+                length = min(MIB, end - at)
+                disk.read(at, piece[:length])
+                yield at, piece[:length]
+
+    return content_root(size, content(), lambda position: None)
+
+
+def export_to(path: Path, kind: str, view: PointView, store: ReadingStore, on_bytes: OnBytes) -> int:
+    """The new image `path` holds the point's disk, durably, or is not there; answers the bytes written.
+
+    A format of whole sectors has zeroes behind an odd end. Errors: `ExportExists` (HW-MT-060), those of both disks.
+    """
+    with store.making(path) as place:
+        if kind == Format.VMDK_STREAM_OPTIMIZED.value:
+            written = 0
+
+            def verify(image: Disk) -> None:
+                nonlocal written
+                written = image.allocated_bytes()
+                roots = [_content_root(disk, view.size) for disk in (image, view)]
+                if roots[0] != roots[1]:
+                    source = f"recovery point {view.sequence}"
+                    raise WrittenOtherwise(
+                        path=str(path), source=source, found_root=roots[0], source_root=roots[1]
+                    )
+
+            store.write_whole(place, view, on_bytes, verify)
+            return written
+        whole = parts(view.size, FORMAT_SECTOR_BYTES) * FORMAT_SECTOR_BYTES
+        size = view.size if kind == Format.RAW.value else whole
+        image = store.create_at(place, kind, size)
+        try:
+            return export(view, image, on_bytes)
+        finally:
+            image.close()
 
 
 def _pieces(view: PointView) -> Iterator[tuple[int, memoryview]]:

@@ -45,7 +45,7 @@ class PointView:
         self._disk = disk
         self._segments = segments
         self._identity = identity
-        self._sequence = sequence
+        self.sequence = sequence
         self._live = live
         self._blocks = parts(identity.data_bytes, BLOCK_BYTES)
         self._places = memoryview(mmap.mmap(-1, max(self._blocks, 1) * 8)).cast("Q")
@@ -61,10 +61,10 @@ class PointView:
 
     def _load(self) -> None:
         head = self._segments.load_head()
-        first = first_needed(self._segments, head.first if head is not None else 1, self._sequence + 1)
+        first = first_needed(self._segments, head.first if head is not None else 1, self.sequence + 1)
         if not self._segments.numbers() and (head is None or head.segment == 0):
             return
-        wanted = Wanted(self._sequence + 1, CYCLE_MAX, self._blocks, self._places, None)
+        wanted = Wanted(self.sequence + 1, CYCLE_MAX, self._blocks, self._places, None)
         # Behind the head somebody may be writing just now: what is not whole yet is no damage.
         reached = Walk(self._segments, self._identity.item, self._identity.disk, wanted).run(first, head)
         self._tail = (reached.segment, reached.offset)
@@ -81,9 +81,9 @@ class PointView:
         if newest == segment and len(self._segments.read(segment, offset, undo.HEADER_BYTES)) == 0:
             return
         head = Head(segment, *self._tail) if segment else None
-        wanted = Wanted(self._sequence + 1, CYCLE_MAX, self._blocks, self._places, None)
+        wanted = Wanted(self.sequence + 1, CYCLE_MAX, self._blocks, self._places, None)
         walk = Walk(self._segments, self._identity.item, self._identity.disk, wanted)
-        reached = walk.run(segment or first_needed(self._segments, 1, self._sequence + 1), head)
+        reached = walk.run(segment or first_needed(self._segments, 1, self.sequence + 1), head)
         self._tail = (reached.segment, reached.offset)
 
     def changed(self) -> Iterator[tuple[int, int]]:

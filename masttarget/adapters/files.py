@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ from disks.vmdk_layout import decode_descriptor
 from drcore.limits import MASTTARGET_MAP_BLOCKS_MAX
 from masttarget.adapters.by_id import BY_ID, device_of
 from masttarget.adapters.journal_directory import JournalDirectory
+from masttarget.adapters.new_images import whole_image
 from masttarget.adapters.saved_file import SavedFile
 from masttarget.config import DISK_UUID, DiskConfig
 from masttarget.errors import DiskNotAttached, JournalFailed, OtherFormat, TargetFailed
@@ -78,8 +81,16 @@ class LocalStore:
     def look(self, disk: DiskConfig) -> Disk:
         return catalogue.look(self._place(disk), _told(disk.format))
 
+    def making(self, path: Path) -> AbstractContextManager[Path]:
+        return whole_image(path)
+
     def create_at(self, path: Path, kind: str, size: int) -> Disk:
         return catalogue.create(path, Format(kind), size)
+
+    def write_whole(
+        self, path: Path, source: Disk, on_bytes: Callable[[int], None], verify: Callable[[Disk], None]
+    ) -> None:
+        catalogue.write_whole(path, source, on_bytes, verify)
 
     def remove(self, disk: DiskConfig, kind: Format) -> None:
         try:

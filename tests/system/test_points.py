@@ -188,3 +188,35 @@ def test_a_damaged_journal_is_named_and_newer_points_are_used(home: Home, dice: 
     assert outcome.code == 1
     home.ask("verify", 1).refused("HW-MT-030")
     assert home.points("verify", 4)["disks"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("raw", "out.raw"), ("vmdk-monolithicSparse", "out.vmdk"), ("vmdk-monolithicFlat", "out.vmdk")],
+)
+def test_a_killed_export_leaves_no_image_and_the_next_run_makes_it(home: Home, kind: str, name: str) -> None:
+    folder = home.folder / "out"
+    folder.mkdir()
+    words = ("points", "export", home.item, "2", "--to", folder / name, "--format", kind)
+    process = start(*words, "--config", home.config)
+    hidden = folder / f".{name}.homeward-export"
+    while process.poll() is None and not hidden.exists():
+        pass
+    process.kill()
+    ended(process)
+    killed = hidden.exists()
+    assert (folder / name).exists() is not killed, "half of an image has no name"
+    if killed:
+        home.points("export", 2, "--to", folder / name, "--format", kind)
+    assert all(path.name.startswith("out") for path in folder.iterdir())
+    judge(folder / name, kind, home.state(0))
+
+
+def test_an_export_writes_over_nothing_and_makes_what_its_name_says(home: Home) -> None:
+    line = home.ask("export", 2, "--to", home.target).refused("HW-MT-060")
+    assert "points rollback" in line
+    assert "--create" not in line
+    home.ask("export", 2, "--to", home.folder / "out.vmdk").refused("HW-HOME-001")
+    home.points("export", 2, "--to", home.folder / "out.vmdk", "--format", "vmdk-streamOptimized")
+    assert homeward("info", home.folder / "out.vmdk", "--json").answer()["format"] == "vmdk-streamOptimized"
+    judge(home.folder / "out.vmdk", "vmdk-monolithicSparse", home.state(0))
