@@ -21,7 +21,7 @@ from masttarget.view import PointView
 
 _WINDOW_SPANS: Final = 2
 """Spans that are recorded before the first of them is written. Three windows are under way, 48 MiB with both contents:
-one is read in a thread, of one the records are made durable, one is written."""
+one is read, one recorded, and one written when its records are durable, each in a thread of its own."""
 OnBytes = Callable[[int], None]
 """Told how many bytes were looked at; may raise to stop."""
 
@@ -50,18 +50,22 @@ def roll_back(disk: Disk, view: PointView, undo: Undo, on_bytes: OnBytes) -> Rol
     Errors: those of the disk and of the journal; run again, it goes on.
     """
     done = RolledBack()
-    recorded: list[_Span] = []
-    with closing(ahead(_windows(disk, view))) as windows:
-        for window in windows:
-            for one in window:
-                undo.expect(
-                    one.span * SPAN_BLOCKS, one.differing, one.now[: view.size - one.span * SPAN_BYTES]
-                )
-            _write(disk, view, undo, recorded, done, on_bytes)
-            recorded = window
-    _write(disk, view, undo, recorded, done, on_bytes)
+    with (
+        closing(ahead(_windows(disk, view))) as windows,
+        closing(ahead(_kept(windows, undo, view.size))) as kept,
+    ):
+        for window in kept:
+            _write(disk, view, undo, window, done, on_bytes)
     disk.flush()
     return done
+
+
+def _kept(windows: Iterator[list[_Span]], undo: Undo, size: int) -> Iterator[list[_Span]]:
+    """The same windows; what the disk holds in their place is in the journal, and soon durable."""
+    for window in windows:
+        for one in window:
+            undo.expect(one.span * SPAN_BLOCKS, one.differing, one.now[: size - one.span * SPAN_BYTES])
+        yield window
 
 
 def _windows(disk: Disk, view: PointView) -> Iterator[list[_Span]]:

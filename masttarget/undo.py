@@ -71,6 +71,9 @@ class Identity:
 class UndoJournal:
     """See the module. One thread at a time may call it (the target's lock sees to that); it flushes in its own.
 
+    Two may where one calls only `expect` and the other only `before_overwrite`: what comes next is packed while the
+    other waits for the medium, and writes.
+
     `forget_before` alone may come from the writer of another disk of the item, who needs room; `_busy` keeps the two
     apart.
     """
@@ -186,9 +189,13 @@ class UndoJournal:
         if not self.active or not count:
             return
         with self._busy:
-            self._make_durable(first, first + count)
+            wait = self._keep_all(first, first + count)
+        # Not in there: what comes next may be packed while this waits for the medium.
+        if wait > self._durable:
+            self._wait(wait)
 
-    def _make_durable(self, first: int, end: int) -> None:
+    def _keep_all(self, first: int, end: int) -> int:
+        """All blocks before `end` have a record; answers what has to be durable before they may be overwritten."""
         wait = 0
         for span in range(first // SPAN_BLOCKS, (end - 1) // SPAN_BLOCKS + 1):
             start = span * SPAN_BLOCKS
@@ -198,8 +205,7 @@ class UndoJournal:
             if missing:
                 self._read_and_keep(start, missing)
             wait = max(wait, self._pending.get(span, 0))
-        if wait > self._durable:
-            self._wait(wait)
+        return wait
 
     def _read_and_keep(self, first_block: int, missing: int) -> None:
         with _PIECES.lend() as content:
@@ -335,8 +341,9 @@ class UndoJournal:
             except BaseException as error:
                 self._failure = coded(error)
                 raise
-        done = self._durable
-        self._pending = {span: at for span, at in self._pending.items() if at > done}
+        with self._busy:
+            done = self._durable
+            self._pending = {span: at for span, at in self._pending.items() if at > done}
 
     # Cycles
 
