@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.errors import ConfigRefused
 from disks.disk import Format
-from drcore.limits import LANES_MAX
+from drcore.limits import APP_CONSISTENT_SECONDS, GROUP_FREEZE_SECONDS_MAX, LANES_MAX, SCRIPT_SECONDS
 from drcore.secret import Secret
 from drcore.settings import SettingsError, Table
 from wireproto.barrier import GROUP_NAME_BYTES_MAX
@@ -38,6 +38,22 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class QuiesceConfig:
+    """How a snapshot of one instant is made. Programs are lists of words, without a shell; empty: none."""
+
+    snapshot: tuple[str, ...]
+    release: tuple[str, ...] = ()
+    pre_freeze: tuple[str, ...] = ()
+    post_thaw: tuple[str, ...] = ()
+    freeze: tuple[Path, ...] = ()
+    """Mount points of the file systems that lie on the sources."""
+    script_seconds: float = SCRIPT_SECONDS
+    freeze_seconds: float = GROUP_FREEZE_SECONDS_MAX
+    interval_seconds: int = APP_CONSISTENT_SECONDS
+    """An app-consistent point is due so often; 0: never."""
+
+
+@dataclass(frozen=True, slots=True)
 class AgentConfig:
     """All settings of the role. `bandwidth` is in bytes a second; with 0 `lanes` their number is measured."""
 
@@ -54,6 +70,8 @@ class AgentConfig:
     reconnects: int = 0
     group: str = ""
     """The replication group whose members have common points; empty: none."""
+    quiesce: QuiesceConfig | None = None
+    """What makes the snapshot that is read; None: the sources are read as they are."""
     blob_ca_file: Path | None = None
     """Certificates to trust for signed URLs (PEM); the system's if None."""
 
@@ -78,6 +96,7 @@ def _read(found: dict[str, Any], environment: Mapping[str, str]) -> AgentConfig:
     role = top.table("agent")
     host, port = role.address("masttarget")
     disks = tuple(_disk(table, environment) for table in top.tables("disk"))
+    quiesce = _quiesce(top.table("quiesce")) if top.has("quiesce") else None
     top.end()
     if not disks:
         raise SettingsError("no [[disk]] table")
@@ -96,11 +115,41 @@ def _read(found: dict[str, Any], environment: Mapping[str, str]) -> AgentConfig:
         lanes=role.number("lanes", 0, 0, LANES_MAX),
         reconnects=role.number("reconnects", 5, 0, 1000),
         group=role.text("group", ""),
+        quiesce=quiesce,
         blob_ca_file=role.path("blob_ca_file") if role.has("blob_ca_file") else None,
     )
     role.end()
+    if config.group and quiesce is not None:
+        raise SettingsError(
+            "[quiesce] is for items without a [agent] group: a group has an instant of its own"
+        )
     if len(config.group.encode()) > GROUP_NAME_BYTES_MAX or not config.group.isprintable():
         raise SettingsError(f"[agent] group has to be printable, of at most {GROUP_NAME_BYTES_MAX} bytes")
+    return config
+
+
+def _quiesce(table: Table) -> QuiesceConfig:
+    programs = {key: table.words(key) for key in ("snapshot", "release", "pre_freeze", "post_thaw")}
+    for key, words in programs.items():
+        if words and not Path(words[0]).is_absolute():
+            raise SettingsError(f"[quiesce] {key}: {words[0]!r} is no absolute path of a program")
+    if not programs["snapshot"]:
+        raise SettingsError("[quiesce] snapshot is missing: what changes can only be read from a snapshot")
+    mounts = tuple(Path(word) for word in table.words("freeze"))
+    if not all(mount.is_absolute() for mount in mounts) or len(set(mounts)) != len(mounts):
+        raise SettingsError("[quiesce] freeze has to be absolute mount points, each once")
+    config = QuiesceConfig(
+        **programs,
+        freeze=mounts,
+        script_seconds=float(table.number("script_seconds", SCRIPT_SECONDS, 1, 3600)),
+        freeze_seconds=float(
+            table.number("freeze_seconds", int(GROUP_FREEZE_SECONDS_MAX), 1, int(GROUP_FREEZE_SECONDS_MAX))
+        ),
+        interval_seconds=table.number(
+            "app_consistent_interval_seconds", APP_CONSISTENT_SECONDS, 0, 7 * 86400
+        ),
+    )
+    table.end()
     return config
 
 

@@ -127,3 +127,40 @@ class FrozenTooLong(HomewardError):
     remedy = "see that all machines of the group answer; the next attempt makes a new point"
     seconds: float
     most: float
+
+
+class ScriptFailed(HomewardError):
+    """A program of the administrator did not do its part."""
+
+    code = "HW-AGENT-011"
+    what = "the {phase} program {program} failed"
+    found = "{reason}"
+    expected = "exit status 0 within its time"
+    remedy = "run it by hand with HOMEWARD_PHASE={phase}; a point without it is crash-consistent, never app-consistent"
+    phase: str
+    program: str
+    reason: str
+
+
+class FreezeFailed(HomewardError):
+    """A file system did not stand still for as long as it had to."""
+
+    code = "HW-AGENT-012"
+    what = "the file system at {mount} was not frozen until the snapshot was done"
+    found = "{reason}"
+    expected = "a file system that stands still while the snapshot is made"
+    remedy = "the point is crash-consistent; see that the snapshot takes less than freeze_seconds, and who else freezes"
+    mount: str
+    reason: str
+
+
+class FreezeRefused(HomewardError):
+    """The mount point may not be frozen."""
+
+    code = "HW-AGENT-013"
+    what = "the file system at {mount} will not be frozen"
+    found = "{reason}"
+    expected = "a mount point that the agent itself does not write to"
+    remedy = "correct freeze in [quiesce], or move state_directory and the agent's log to another file system"
+    mount: str
+    reason: str

@@ -7,12 +7,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
+from agent.adapters.freezer import LinuxFreezer
+from agent.adapters.last_time import LastTimeFile
+from agent.adapters.programs import LocalPrograms
 from agent.adapters.sent_file import SentFile
 from agent.adapters.source_mark import LocalMark
 from agent.adapters.tcp import TcpConnect
 from agent.config import AgentConfig, SourceConfig
 from agent.errors import MasttargetUnreachable, Stopped
 from agent.ports import Connect, Quiesce, SourceMark, StillSource
+from agent.quiesce import Stand
 from agent.report import Progress, SyncReport
 from agent.sync import Sync, SyncDisk, SyncPorts
 from disks import catalogue
@@ -38,11 +42,14 @@ class Agent:
         *,
         connect: Connect | None = None,
         quiesce: Quiesce | None = None,
+        on_warning: Callable[[HomewardError], None] | None = None,
     ) -> None:
         """`connect` reaches a master target that is not behind the settings' host and port.
 
-        `quiesce` makes the sources stand still for a common point; without it nothing writes to them.
+        `quiesce` makes the sources stand still for a common point; without it nothing writes to them. `on_warning` is
+        told why a point is crash-consistent that should have been app-consistent.
         """
+        self._on_warning = on_warning or (lambda error: None)
         self._quiesce = quiesce or StillSource()
         self._config = config
         self._connect = connect or TcpConnect(config.host, config.port)
@@ -72,12 +79,41 @@ class Agent:
     def run(self) -> SyncReport:
         """The point is published. A connection that breaks is made again, as often as the settings allow.
 
-        Errors: `Stopped`, `SourceChanged`, `MasttargetUnreachable`, `ConnectionLost`, `PeerReported`, and those of the
-        disks.
+        Errors: `Stopped`, `SourceChanged`, `MasttargetUnreachable`, `ConnectionLost`, `PeerReported`, those of the
+        disks, `ScriptFailed` (HW-AGENT-011) without a snapshot.
         """
+        stand = self._stand()
+        if stand is None:
+            return self._run(app_consistent=False)
+        try:
+            report = self._run(app_consistent=stand.begin())
+            stand.published()
+            return report
+        finally:
+            stand.end()
+
+    def _stand(self) -> Stand | None:
+        """What makes the snapshot that is read, where the settings ask for one."""
+        config = self._config
+        if config.quiesce is None:
+            return None
+        last = LastTimeFile(config.state_directory / f"{config.item.hex}.app-consistent")
+        own = (config.state_directory,)
+        return Stand(
+            config.quiesce,
+            str(config.item),
+            own,
+            LocalPrograms(),
+            LinuxFreezer(),
+            last,
+            self._clock,
+            self._on_warning,
+        )
+
+    def _run(self, *, app_consistent: bool) -> SyncReport:
         config = self._config
         shared = read_key_file(config.key_file)
-        ports = SyncPorts(self._connect, self._clock, os.urandom, shared, self._quiesce)
+        ports = SyncPorts(self._connect, self._clock, os.urandom, shared, self._quiesce, app_consistent)
         point = secrets.token_bytes(16)
         attempt, reached = 0, False
         while True:
@@ -105,7 +141,7 @@ class Agent:
                 else:
                     for disk in disks:
                         disk.sent.remove()
-                    return report
+                    return replace(report, app_consistent=app_consistent)
             self._clock.sleep(wait)
 
     def prove(self) -> tuple[DiskContent, ...]:

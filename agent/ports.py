@@ -1,6 +1,7 @@
 """What the agent needs from outside."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from wireproto.link import Transport
@@ -72,6 +73,42 @@ class StillSource:
 
     def thaw(self) -> None:
         """See `Quiesce`."""
+
+
+class Programs(Protocol):
+    """The programs of the administrator."""
+
+    def run(self, phase: str, program: tuple[str, ...], seconds: float, facts: dict[str, str]) -> None:
+        """It ended well, in time. Errors: `ScriptFailed` (HW-AGENT-011); it is killed then, with its children."""
+        ...
+
+
+class Freezer(Protocol):
+    """What makes file systems stand still."""
+
+    def check(self, mounts: tuple[Path, ...], own: tuple[Path, ...]) -> None:
+        """The mount points can be frozen without what needs `own` waiting for itself. Errors: `FreezeRefused` (013)."""
+        ...
+
+    def freeze(self, mounts: tuple[Path, ...], seconds: float) -> None:
+        """Nothing writes to them until `thaw`, or for so long, or until this process ends. Errors: `FreezeFailed`."""
+        ...
+
+    def thaw(self) -> str:
+        """None is frozen by us any more; answers the mount point that was thawed before, empty when none was."""
+        ...
+
+
+class LastTime(Protocol):
+    """When something was done last; seconds since 1970."""
+
+    def load(self) -> float | None:
+        """The time; None where it is not known."""
+        ...
+
+    def store(self, seconds: float) -> None:
+        """It was done then. Errors: `StateFailed` (HW-AGENT-004)."""
+        ...
 
 
 class Connect(Protocol):

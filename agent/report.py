@@ -29,6 +29,8 @@ class SyncReport:
     point: bytes
     lanes: int = 1
     """The largest number that worked at the same time."""
+    app_consistent: bool = False
+    """Whether the point was committed as app-consistent, not crash-consistent."""
 
 
 @dataclass(slots=True)

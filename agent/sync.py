@@ -113,6 +113,7 @@ class SyncPorts:
     random: Callable[[int], bytes]
     shared: Secret
     quiesce: Quiesce = field(default_factory=StillSource)
+    app_consistent: bool = False  # whether applications had come to rest before the sources are read
 
 
 class Sync:
@@ -520,7 +521,8 @@ class Sync:
             if (mark := item.disk.mark()) != item.disk.first_mark:
                 raise SourceTouched(path=item.disk.path, first_mark=item.disk.first_mark, found_mark=mark)
             totals.append(DiskTotals(tally.frames, tally.plain_bytes, item.source.digests.root()))
-        self._links[0].send(SESSION_STREAM, Commit(self.point, bytes(16), tuple(totals)))
+        commit = Commit(self.point, bytes(16), tuple(totals), self._ports.app_consistent)
+        self._links[0].send(SESSION_STREAM, commit)
 
     # The end
 

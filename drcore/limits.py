@@ -53,6 +53,10 @@ GROUP_GATHER_SECONDS_MAX: Final = 30.0
 GROUP_FREEZE_SECONDS_MAX: Final = 10.0
 """From the order to freeze to the thaw, for all members of a group: a guest whose file systems stand still for longer
 loses its own clients. VSS gives a freeze 10 seconds, too."""
+APP_CONSISTENT_SECONDS: Final = 3600
+"""The failback policy wants an app-consistent point every hour (R137)."""
+SCRIPT_SECONDS: Final = 60
+"""An application gets so long to come to rest, if nobody says otherwise; VSS gives its writers as much."""
 REFERENCE_DISKS_MAX: Final = 6
 """Disks of a master target that are offered references at a time: each may take 40 MiB, and 512 hold all sessions."""
 SAVED_BYTES_MAX: Final = 4 * GIB

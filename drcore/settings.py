@@ -76,6 +76,13 @@ class Table:
             raise SettingsError(f"{self._where(key)} has to be an absolute path, not {str(value)!r}")
         return value
 
+    def words(self, key: str) -> tuple[str, ...]:
+        """A list of strings, none of them empty; empty when the key is absent."""
+        found = self._take(key, list, [])
+        if not all(isinstance(word, str) and word and "\0" not in word for word in found):
+            raise SettingsError(f"{self._where(key)} has to be a list of strings, not {found!r}")
+        return tuple(found)
+
     def uuid(self, key: str) -> uuid.UUID:
         """A UUID in its usual form."""
         text = self.text(key)

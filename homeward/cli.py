@@ -475,7 +475,10 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
         show.say(f"{error}")
         show.say(f"connecting again in {show.duration(wait)}")
 
-    role = Agent(settings.load(config_path), on_retry)
+    def on_warning(error: HomewardError) -> None:
+        show.say(f"{error}")
+
+    role = Agent(settings.load(config_path), on_retry, on_warning=on_warning)
 
     def standing() -> show.Standing:
         return _standing(role)
@@ -518,6 +521,7 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
             "lanes": report.lanes,
             "resumed": report.resumed,
             "point": report.point.hex(),
+            "kind": "app-consistent" if report.app_consistent else "crash-consistent",
             "seconds": seconds,
             "cpu_seconds": cpu,
         }

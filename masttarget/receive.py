@@ -478,6 +478,8 @@ class Reception:
         group = self._groups.of(session.item)
         if group is not None and not session.enrolled:
             self._groups.check(session, "")
+        if group is not None and commit.app_consistent:
+            raise MessageRefused(reason="an app-consistent common point")
         session.wait_for(commit.disks, self._clock.monotonic() + IDLE_SECONDS_MAX, self._clock)
         # The agent may commit as soon as it has the last digest, before the scan's thread knows that it is done.
         session.wait_for_scan()
@@ -544,7 +546,8 @@ class Reception:
         """The point is durable; the disks' locks are held. Errors: those of the retention and of the journals."""
         if self._retention is not None:
             disks = session.point_disks()
-            stands = self._retention.item(session.item).publish(commit.point, Kind.CRASH_CONSISTENT, disks)
+            kind = Kind.APP_CONSISTENT if commit.app_consistent else Kind.CRASH_CONSISTENT
+            stands = self._retention.item(session.item).publish(commit.point, kind, disks)
             for disk in session.disks:
                 if disk.verified is not None:
                     disk.verified.settle(stands)

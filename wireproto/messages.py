@@ -175,6 +175,8 @@ class Commit:
     point: bytes
     previous: bytes
     disks: tuple[DiskTotals, ...]
+    app_consistent: bool = False
+    """Applications had come to rest before the sources were read; else the point is crash-consistent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,9 +367,9 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.DURABLE, index=sequence)]
         case Mismatch(blocks):
             return [_prefix(MessageType.MISMATCH, len(blocks)), struct.pack(f"<{len(blocks)}Q", *blocks)]
-        case Commit(point, previous, disks):
+        case Commit(point, previous, disks, app_consistent):
             totals = b"".join(_TOTALS.pack(d.frames, d.plain_bytes, d.root) for d in disks)
-            return [_prefix(MessageType.COMMIT, len(disks)), point, previous, totals]
+            return [_prefix(MessageType.COMMIT, len(disks), int(app_consistent)), point, previous, totals]
         case Published(point):
             return [_prefix(MessageType.PUBLISHED), point]
         case Unsettled():
@@ -498,7 +500,8 @@ def _commit(raw: _Raw) -> Message:
     raw.limited("disks", raw.count, DISKS_MAX)
     body = bytes(raw.sized(2 * _POINT_BYTES + raw.count * _TOTALS.size))
     totals = tuple(DiskTotals(*found) for found in _TOTALS.iter_unpack(body[2 * _POINT_BYTES :]))
-    return Commit(body[:_POINT_BYTES], body[_POINT_BYTES : 2 * _POINT_BYTES], totals)
+    kind = raw.limited("kind of a point", raw.index, 1)
+    return Commit(body[:_POINT_BYTES], body[_POINT_BYTES : 2 * _POINT_BYTES], totals, bool(kind))
 
 
 def _report(raw: _Raw) -> Message:

@@ -48,6 +48,7 @@ MESSAGES: list[Message] = [
     Durable(2**63),
     Mismatch((1, 2, 1 << 30)),
     Commit(b"p" * 16, b"q" * 16, (DiskTotals(1, 2, b"r" * 32),)),
+    Commit(b"p" * 16, b"q" * 16, (DiskTotals(1, 2, b"r" * 32),), app_consistent=True),
     Published(b"p" * 16),
     Unsettled(),
     Report("HW-MT-001", "was", "fand", "wollte", "tu ö", "reconnect"),
