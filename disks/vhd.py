@@ -217,8 +217,12 @@ class DynamicVhd(MappedDisk):
     def _is_whole(self, block: int) -> bool:
         """Whether every sector of an allocated block counts as written."""
         if self._bitmaps[block] == UNKNOWN:
-            runs = vhd_layout.bitmap_runs(self._bitmap(block), self._sectors(block))
-            self._bitmaps[block] = WHOLE if len(runs) == 1 and runs[0][2] else PARTIAL
+            bitmap = self._bitmap(block)
+            whole = not bitmap.strip(b"\xff")
+            if not whole:  # the last block may stick out of the disk
+                runs = vhd_layout.bitmap_runs(bitmap, self._sectors(block))
+                whole = len(runs) == 1 and runs[0][2]
+            self._bitmaps[block] = WHOLE if whole else PARTIAL
         return self._bitmaps[block] == WHOLE
 
     def _complete(self, block: int) -> None:

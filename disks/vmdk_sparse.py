@@ -19,6 +19,7 @@ from disks.image import Run, check_range, check_writable
 from disks.mapped import MappedDisk
 from disks.opening import Newborn
 from disks.recognise import FORMATS
+from disks.table_layer import row_length
 from disks.vmdk import Described, StoredDescriptor, check_size, embedded, new_descriptor
 from disks.vmdk_layout import SECTOR, SECTORS_MAX, TABLE_ENTRIES, TABLE_SECTORS, ZERO_GRAIN, SparseHeader
 from disks.vmdk_tables import GrainTables
@@ -187,10 +188,7 @@ class SparseVmdk(Described, MappedDisk):
                     while stop_at < len(entries) and entries[stop_at] <= zero:
                         stop_at += 1
                 else:
-                    wanted = place + sectors
-                    while stop_at < len(entries) and entries[stop_at] == wanted:
-                        stop_at += 1
-                        wanted += sectors
+                    stop_at = at + row_length(entries, at, len(entries), sectors)
                 start = max(offset, (base + at) * grain)
                 behind = min(end, (base + stop_at) * grain)
                 inside = start - (base + at) * grain
@@ -201,7 +199,8 @@ class SparseVmdk(Described, MappedDisk):
         """The grains `first` to `last` have a place that reads as zeroes where they had none."""
         zero = ZERO_GRAIN if self._header.zero_grains else 0
         for number, entry, stop in self._pieces(first, last + 1):
-            if min(self._tables.get(number)[entry:stop]) > zero:
+            known = self._tables.get(number)
+            if isinstance(known, range) or min(known[entry:stop]) > zero:
                 continue
             if not self._tables.has_place(number):
                 self._tables.place(number, self._take(2 * TABLE_SECTORS))
@@ -246,7 +245,8 @@ class SparseVmdk(Described, MappedDisk):
         """The grains from `first` to before `end` have no place any more; what they held is zeroed in the file."""
         zero = ZERO_GRAIN if self._header.zero_grains else 0
         for number, entry, stop in self._pieces(first, end):
-            if max(self._tables.get(number)[entry:stop]) <= zero:
+            known = self._tables.get(number)
+            if not isinstance(known, range) and max(known[entry:stop]) <= zero:
                 continue
             base = number * TABLE_ENTRIES
             end_of_piece = min((base + stop) * self._grain, self._size)

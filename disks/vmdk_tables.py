@@ -10,6 +10,7 @@ from typing import Final
 
 from disks import vmdk_layout
 from disks.backing import Backing
+from disks.table_layer import Entries, as_entries
 from disks.vmdk_layout import SECTOR, TABLE_BYTES, TABLE_ENTRIES, TABLE_SECTORS, ZERO_GRAIN, SparseHeader
 from drcore.limits import MIB, TABLE_CACHE_ENTRIES_MAX, VMDK_DIRECTORY_BYTES_MAX
 
@@ -33,13 +34,13 @@ class GrainTables:
         if header.redundant and backing.writable:
             self.twin = self._read_directory(header.redundant_directory, "the redundant grain directory")
         self._check_apart()
-        self._cache: OrderedDict[int, array[int]] = OrderedDict()
+        self._cache: OrderedDict[int, Entries] = OrderedDict()
         self.dirty: set[int] = set()
         self.writing: set[int] = set()
         """Tables on their way to the medium: not dirty, but not to be read back from it either."""
         self.directory_dirty = False
 
-    def get(self, number: int) -> "array[int]":
+    def get(self, number: int) -> Entries:
         """Table `number`, to look at; one that is not in the file is all zeroes."""
         table = self._cache.get(number)
         if table is None:
@@ -52,7 +53,10 @@ class GrainTables:
     def change(self, number: int) -> "array[int]":
         """Table `number`, to change; `has_place` is true."""
         self.dirty.add(number)
-        return self.get(number)
+        table = self.get(number)
+        if isinstance(table, range):
+            table = self._cache[number] = array("I", table)
+        return table
 
     def has_place(self, number: int) -> bool:
         """Whether the table, and its twin, stand in the file."""
@@ -91,7 +95,10 @@ class GrainTables:
         """(offset in the file, bytes) of all that changed; from then on it counts as `writing`."""
         self.writing |= self.dirty
         self.dirty = set()
-        changed = {number: vmdk_layout.encode_entries(self._cache[number]) for number in sorted(self.writing)}
+        changed = {
+            number: vmdk_layout.encode_entries(array("I", self._cache[number]))
+            for number in sorted(self.writing)
+        }
         for directory, at in self._directories():
             yield from _joined((directory[number] * SECTOR, raw) for number, raw in changed.items())
             if self.directory_dirty:
@@ -122,8 +129,9 @@ class GrainTables:
         for at, table in enumerate(tables):
             if number + at in self._cache:
                 continue
-            self._check(number + at, table)
-            self._cache[number + at] = table
+            entries = as_entries(table, self._header.grain)
+            self._check(number + at, entries)
+            self._cache[number + at] = entries
             if twins is not None and twins[at] != table and self.has_place(number + at):
                 self.dirty.add(number + at)
         self._cache.move_to_end(number)
@@ -168,10 +176,10 @@ class GrainTables:
             return self._read_from(first, count)
         return [self._read_from(self.twin[number + at], 1)[0] for at in range(count)]
 
-    def _check(self, number: int, table: "array[int]") -> None:
+    def _check(self, number: int, table: Entries) -> None:
         """Every grain begins behind the metadata and ends within the file (the disk's last one: as far as it goes)."""
         header = self._header
-        places = set(table)
+        places = {table[0], table[-1]} if isinstance(table, range) else set(table)
         places.discard(0)
         if header.zero_grains:
             places.discard(ZERO_GRAIN)
