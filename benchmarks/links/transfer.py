@@ -2,9 +2,12 @@
 
 import json
 import subprocess
+import sys
 import tempfile
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +16,7 @@ from benchmarks.racing import HOMEWARD
 
 PORT: Final = 9443
 SECONDS_MAX: Final = 600
+COUNTER: Final = Path(__file__).with_name("counter.py")
 LOCAL: Final = Lab((), ())
 """No link: both roles on this machine's loopback."""
 
@@ -106,3 +110,33 @@ def iperf3(lab: Lab, connections: int, seconds: float) -> float:
             serving.kill()
             serving.communicate()
     return float(found["end"]["sum_received"]["bits_per_second"]) / 8
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """What the far end has received: (seconds, bytes so far), ascending."""
+
+    points: list[tuple[float, int]] = field(default_factory=list)
+
+    def middle(self) -> float:
+        """Bytes a second, headers included, between a fifth and four fifths of them: neither start nor end."""
+        first, whole = self.points[0][1], self.points[-1][1] - self.points[0][1]
+        inner = [(at, count) for at, count in self.points if whole <= 5 * (count - first) <= 4 * whole]
+        (began, before), (ended, after) = inner[0], inner[-1]
+        return (after - before) / (ended - began)
+
+
+@contextmanager
+def counted(lab: Lab) -> Iterator[Arrivals]:
+    """What arrives meanwhile is noted; complete when the block has ended."""
+    arrivals = Arrivals()
+    words = [*lab.far, sys.executable, str(COUNTER)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield arrivals
+        finally:
+            process.terminate()
+            said, _ = process.communicate()
+    for line in said.splitlines():
+        at, count = line.split()
+        arrivals.points.append((float(at), int(count)))
