@@ -64,6 +64,10 @@ class ReplicationConfig:
     blob_ca_file: Path | None
     interval_seconds: int = 300
     """From the end of one cycle to the begin of the next: a third of the failback policy's RPO threshold."""
+    retention: Path | None = None
+    """Where the master target keeps recovery points; None: it keeps none."""
+    retention_own_volume: bool = True
+    """Whether that has to be a volume of its own (R065 to R071)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +221,8 @@ def _replication(table: Table, state: Path) -> ReplicationConfig:
         bandwidth=table.rate("bandwidth"),
         blob_ca_file=_optional_path(table, "blob_ca_file"),
         interval_seconds=table.number("interval_seconds", 300, 5, 86400),
+        retention=_optional_path(table, "retention"),
+        retention_own_volume=table.flag("retention_own_volume", default=True),
     )
     table.end()
     return config

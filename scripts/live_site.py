@@ -77,6 +77,11 @@ The machine {MACHINE} comes home:
     homeward jobs show {MACHINE} --key-file key
     homeward commit {MACHINE} --wait          # or: homeward cancel {MACHINE} --wait
 
+The recovery points of the way home, from the first cycle on:
+
+    ITEM=$(ls state/replication)
+    homeward points list $ITEM --config state/replication/$ITEM/masttarget.toml
+
 What can go wrong: Ctrl-C and homeward jobs watch {MACHINE}; homeward cancel {MACHINE} while a job runs; a disk that
 somebody holds (qemu-io vmfs1/{MACHINE}/{data}.vmdk); the server killed in the middle, and started again:
 
@@ -114,6 +119,7 @@ def run(stack: ExitStack, place: Path, port: int) -> None:
         snapshots=("before the update",),
         interval_seconds=300,
         bandwidth=demo.LINE,
+        retention=True,
         azure_seconds=demo.AZURE_SECONDS,
         port=port,
     )

@@ -55,11 +55,12 @@ poll_seconds = 1
 key_file = "{folder}/key"
 blob_ca_file = "{azure.certificate}"
 interval_seconds = {interval}
-{bandwidth}
+{bandwidth}{retention}
 [[replication.datastore]]
 name = "vmfs1"
 directory = "{folder}/vmfs1"
 """
+RETENTION: Final = 'retention = "{folder}/retention"\nretention_own_volume = false\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class SiteOrder:
     snapshots: tuple[str, ...] = ()
     interval_seconds: int = 86400
     bandwidth: str = ""
+    retention: bool = False
+    """Whether the master target keeps recovery points."""
     port: int = 0
     """Where the server listens on the loopback; 0 takes a free one, another at each start."""
     azure_seconds: float = 0.0
@@ -200,6 +203,7 @@ class Site:
             interval=self.order.interval_seconds,
             port=self.order.port,
             bandwidth=f'bandwidth = "{self.order.bandwidth}"\n' if self.order.bandwidth else "",
+            retention=RETENTION.format(folder=self.folder) if self.order.retention else "",
         )
         for disk in self.order.disks:
             path = self.source(disk.name)

@@ -188,12 +188,15 @@ class LocalReplication:
         return _write(place / "masttarget.toml", self._masttarget(order))
 
     def _masttarget(self, order: ReplicaOrder) -> list[Mapping[str, Any]]:
-        role = {
+        role: dict[str, Any] = {
             "": "[masttarget]",
             "listen": "127.0.0.1:0",
             "key_file": str(self._config.key_file),
             "state_directory": str(self._place(order)),
         }
+        if self._config.retention is not None:
+            role["retention"] = str(self._config.retention)
+            role["retention_own_volume"] = self._config.retention_own_volume
         # Adopted here, because `start` held UUID and size against the plan (contract of adoption).
         disks = [
             {

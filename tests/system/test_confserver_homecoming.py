@@ -11,6 +11,7 @@ import pytest
 
 from confserver import proofs
 from drcore.secret import Secret
+from tests.system.command import homeward
 from tests.system.homecoming import KEY, MIB, OFF, ON, Lab, laboratory
 
 __all__ = ["Lab"]
@@ -20,8 +21,21 @@ SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1 << 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     print(f"SEED={SEED}")
-    with laboratory(tmp_path, random.Random(SEED), snapshots=("before the update", "after it")) as found:
+    snapshots = ("before the update", "after it")
+    with laboratory(tmp_path, random.Random(SEED), snapshots=snapshots, retention=True) as found:
         yield found
+
+
+def kinds(lab: Lab) -> list[str]:
+    """The recovery points that the master target keeps; each one that was published reads as it was."""
+    item = str(lab.ask("GET", "/items/web")["id"])
+    config = lab.folder / "state" / "replication" / item / "masttarget.toml"
+    points = homeward("points", "list", item, "--config", config, "--json").answer()["points"]
+    for point in points:
+        if point["kind"] == "crash-consistent":
+            assert all(disk["content_root"] for disk in point["disks"])
+            homeward("points", "verify", item, point["sequence"], "--config", config, "--json").answer()
+    return [point["kind"] for point in points]
 
 
 def places(vm: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -46,7 +60,11 @@ def test_a_vm_comes_home_and_may_go_back_until_it_is_committed(lab: Lab) -> None
     )
     assert lab.equal()
     assert 0 < job["steps"][-1]["bytes"] < MIB, "only what differed was sent"
+    assert kinds(lab) == ["as-found", "crash-consistent"]
 
+    lab.write(chance)
+    lab.run("replicate")
+    assert kinds(lab) == ["as-found", "crash-consistent", "crash-consistent"]
     lab.write(chance)
     job = lab.run("failback")
     assert (lab.state(), lab.azure.power("web"), lab.vcenter.vm("web")["power"]) == (

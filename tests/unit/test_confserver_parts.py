@@ -177,6 +177,7 @@ def test_settings_are_read_with_credentials_from_outside(tmp_path: Path) -> None
     assert found.replication.datastores == {"vmfs1": Path("/vmfs/vmfs1")}
     assert found.replication.sources == (SourceConfig("6000c291" + "1" * 24, Path("/dev/sdb"), ""),)
     assert found.database_url == f"sqlite:///{tmp_path}/state/items.sqlite"
+    assert (found.replication.retention, found.replication.retention_own_volume) == (None, True)
     assert "p w" not in repr(found)
 
 
