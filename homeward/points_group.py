@@ -14,7 +14,7 @@ from homeward import show
 from homeward.stopping import Interrupt
 
 if TYPE_CHECKING:
-    from masttarget.config import DiskConfig
+    from masttarget.config import DiskConfig, MasttargetConfig
     from masttarget.points import Point
     from masttarget.retention import ItemRetention
 
@@ -49,18 +49,11 @@ class Desk:
     secret: bytes
 
 
-def _desk(config: Path, item: uuid.UUID) -> Desk:
-    """Errors: `ConfigRefused`, `UnknownItem`, `RetentionOff` (HW-MT-044), `PointsDamaged`."""
-    from drcore.clock import SystemClock
-    from drcore.secret import read_key_file
-    from homeward.logs import log_to_stderr
+def _settings(config: Path, item: uuid.UUID) -> "tuple[MasttargetConfig, tuple[DiskConfig, ...]]":
+    """The settings, with a retention, and the item's disks. Errors: `ConfigRefused`, `UnknownItem`, `RetentionOff`."""
     from masttarget import config as settings
-    from masttarget.adapters.files import LocalStore
-    from masttarget.adapters.retention_files import RetentionFiles
     from masttarget.errors import UnknownItem
     from masttarget.errors_retention import RetentionOff
-    from masttarget.retention import Policy, Retention
-    from wireproto.keys import digest_secret
 
     found = settings.load(config)
     disks = tuple(disk for disk in found.disks if disk.item == item)
@@ -68,6 +61,21 @@ def _desk(config: Path, item: uuid.UUID) -> Desk:
         raise UnknownItem(item=item.hex)
     if found.retention is None:
         raise RetentionOff(path=str(config))
+    return found, disks
+
+
+def _desk(config: Path, item: uuid.UUID) -> Desk:
+    """Errors: `ConfigRefused`, `UnknownItem`, `RetentionOff` (HW-MT-044), those of the list of points."""
+    from drcore.clock import SystemClock
+    from drcore.secret import read_key_file
+    from homeward.logs import log_to_stderr
+    from masttarget.adapters.files import LocalStore
+    from masttarget.adapters.retention_files import RetentionFiles
+    from masttarget.retention import Policy, Retention
+    from wireproto.keys import digest_secret
+
+    found, disks = _settings(config, item)
+    assert found.retention is not None
     retention = Retention(
         RetentionFiles(found.retention),
         SystemClock(),
@@ -121,14 +129,31 @@ def points() -> None:
 
 @points.command("list")
 @item_argument
+@click.option("--check", is_flag=True, help="Read the whole journal: flipped bits are found, too.")
 @config_option
 @json_option
-def list_points(item: uuid.UUID, config: Path, as_json: bool) -> None:
-    """Lists an item's points, the oldest first."""
+def list_points(item: uuid.UUID, check: bool, config: Path, as_json: bool) -> None:
+    """Lists an item's points, the oldest first, and tells which of them cannot be used.
+
+    What is missing or cut of the journal is seen at once; to see a flipped bit all of it has to be read (--check).
+    """
+    from masttarget.reading_points import standings, unusable
+
     desk = _desk(config, item)
-    found = [_point(point) for point in desk.item.points]
+    journals = standings(desk.item, desk.disks, desk.store, whole=check)
+    found = []
+    lost = any(one.points_from is None for one in journals.values())
+    for point in desk.item.points:
+        reason = unusable(point, journals)
+        lost = lost or reason is not None
+        usable = {"usable": reason is None, "reason": reason.code if reason is not None else None}
+        found.append({**_point(point), **usable})
+    errors = [error for one in journals.values() for error in one.errors] if lost else []
+    for error in errors:
+        show.say(str(error))
     if as_json:
-        show.answer_json({"item": item.hex, "points": found})
+        told = [error.as_json() for error in errors]
+        show.answer_json({"item": item.hex, "points": found, "errors": told})
         return
     if not found:
         show.answer("no points")
@@ -136,7 +161,9 @@ def list_points(item: uuid.UUID, config: Path, as_json: bool) -> None:
     show.answer(f"{'POINT':>6}  {'TIME':<{len(found[0]['time'])}}  {'KIND':<16}  ID")
     for one in found:
         show.answer(
-            f"{one['sequence']:>6}  {one['time']}  {one['kind']:<16}  {one['id']}" + _again(one["base"])
+            f"{one['sequence']:>6}  {one['time']}  {one['kind']:<16}  {one['id']}"
+            + _again(one["base"])
+            + ("" if one["usable"] else f"  cannot be used ({one['reason']})")
         )
 
 
@@ -340,6 +367,7 @@ def serve(item: uuid.UUID, point: str, listen: str, disk: str, config: Path, as_
 @item_argument
 @click.argument("point", nargs=-1)
 @click.option("--last", is_flag=True, help="Give up the last points too.")
+@click.option("--all", "whole", is_flag=True, help="End the history, even a damaged or lost one.")
 @click.option("--yes", is_flag=True, help="Yes, even the last one.")
 @config_option
 @plan_option
@@ -348,12 +376,22 @@ def drop(
     item: uuid.UUID,
     point: tuple[str, ...],
     last: bool,
+    whole: bool,
     yes: bool,
     config: Path,
     plan: bool,
     as_json: bool,
 ) -> None:
-    """Gives points up and makes room. With --last --yes and no POINT: all that are left."""
+    """Gives points up and makes room. With --last --yes and no POINT: all that are left.
+
+    With --all --yes the item's history ends, also where its journal is damaged or the retention volume is another one;
+    the next cycle compares the targets and begins a new history.
+    """
+    if whole:
+        if point or last or not (yes or plan):
+            raise click.UsageError("--all ends the item's history: pass it alone, and --yes")
+        _end_history(item, config, plan, as_json)
+        return
     desk = _desk(config, item)
     if not point and not last:
         raise click.UsageError("name the points to drop, or pass --last --yes")
@@ -367,6 +405,31 @@ def drop(
         show.answer_json({"dropped": [one.sequence for one in gone]})
     else:
         show.answer(f"dropped {counted(len(gone), 'point')}")
+
+
+def _end_history(item: uuid.UUID, config: Path, plan: bool, as_json: bool) -> None:
+    from masttarget.adapters.files import LocalStore
+    from masttarget.adapters.retention_files import RetentionFiles
+    from masttarget.begin_anew import begin_anew
+
+    found, disks = _settings(config, item)
+    assert found.retention is not None
+    if plan:
+        steps = [
+            "raise the generation: older agents are refused, the next session compares",
+            *(f"forget what is known of the content of disk {one.disk}; it stays as it is" for one in disks),
+            f"remove all of the item's points and journals below {found.retention}",
+        ]
+        _plan(steps, as_json)
+        return
+    generation = begin_anew(
+        disks, item.bytes, RetentionFiles(found.retention), LocalStore(found.state_directory)
+    )
+    if as_json:
+        show.answer_json({"generation": generation})
+        return
+    show.answer(f"item {item} has no points any more; its target disks hold what they held")
+    show.answer(f"set generation = {generation} in the agent's settings: its next sync begins a new history")
 
 
 def _plan(steps: list[str], as_json: bool, **facts: Any) -> None:
@@ -436,7 +499,9 @@ def verify_journal(run: Any, directory: Path | None, config: Path | None, as_jso
                     f"{show.size(disk.bytes)}"
                     + (f", torn tail of {disk.torn_bytes} B" if disk.torn_bytes else "")
                 )
-                if disk.errors:
+                if disk.points_from is None:
+                    show.answer("  none of its points can be used")
+                elif disk.points_from:
                     show.answer(f"  points from {disk.points_from} on can be used")
             for error in (*one.errors, *(error for disk in one.disks for error in disk.errors)):
                 show.say(str(error))

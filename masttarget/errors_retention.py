@@ -1,6 +1,13 @@
 """What can go wrong with the retention journal, its volume and its recovery points."""
 
+from typing import Final
+
 from drcore.errors import HomewardError, Retry
+
+_WAY_OUT: Final = (
+    "which points can still be used: homeward points list ITEM --check; where the next cycle is refused too: "
+    "homeward points drop ITEM --all --yes begins a new history (after homeward sync: --drop-undo)"
+)
 
 
 class SegmentDamaged(HomewardError):
@@ -10,10 +17,7 @@ class SegmentDamaged(HomewardError):
     what = "the retention journal {path} is damaged in segment {segment} at byte {offset}"
     found = "{reason}"
     expected = "records that follow one another, each with its checksum"
-    remedy = (
-        "points newer than this place can still be used: see homeward points list; older ones are lost. "
-        "Check the retention volume"
-    )
+    remedy = f"look after the retention volume; {_WAY_OUT}"
     path: str
     segment: int
     offset: int
@@ -27,7 +31,7 @@ class SegmentMissing(HomewardError):
     what = "segment {segment} of the retention journal {path} is missing at byte {offset}"
     found = "no such file"
     expected = "every segment from {first} to {last}"
-    remedy = "put the file back; without it only points newer than that segment can be used"
+    remedy = f"put the file back, or mount the volume that has it; {_WAY_OUT}"
     path: str
     segment: int
     offset: int
@@ -42,7 +46,7 @@ class SegmentForeign(HomewardError):
     what = "segment {segment} of the retention journal {path} belongs to another disk (byte {offset})"
     found = "item {found_item}, disk {found_disk}"
     expected = "item {item}, disk {disk}"
-    remedy = "put the segment back where it belongs; no point may be used across it"
+    remedy = f"put the segment back where it belongs; {_WAY_OUT}"
     path: str
     segment: int
     offset: int
@@ -59,7 +63,7 @@ class ClockBackwards(HomewardError):
     what = "time goes backwards in {path}, in segment {segment} at byte {offset}"
     found = "{found_time}"
     expected = "a time not before {expected_time}"
-    remedy = "points before this place can be used; check the machine's clock and who changed the journal"
+    remedy = f"check the machine's clock and who changed the journal; {_WAY_OUT}"
     path: str
     segment: int
     offset: int
@@ -74,7 +78,10 @@ class PointsDamaged(HomewardError):
     what = "the list of recovery points {path} is damaged at byte {offset}"
     found = "{reason}"
     expected = "lines that follow one another, each with its checksum"
-    remedy = "the points before this place are good; put a copy of the file back, or move the item's directory away"
+    remedy = (
+        "the next verb or cycle makes the list anew from the disks' journals: homeward points list ITEM shows what is "
+        "in it then; look after the retention volume"
+    )
     path: str
     offset: int
     reason: str

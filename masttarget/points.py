@@ -100,6 +100,10 @@ class PointsFile(Protocol):
         """Changes when somebody replaces the file, or makes it longer."""
         ...
 
+    def set_aside(self) -> str:
+        """A copy of what is there now is kept beside it; answers where."""
+        ...
+
     def append(self, data: bytes, at: int) -> None:
         """The bytes are durable at `at`, the end of what is good; what stood behind it is gone."""
         ...
@@ -144,14 +148,26 @@ class Points:
 
     # Reading
 
-    def refresh(self) -> None:
-        """The list is the file's, whoever wrote to it since. Errors: as `load`."""
-        if self._file.mark() != self._mark:
-            self._keep([])
-            self._chain, self._end, self._lines = _NO_CHAIN, 0, 0
-            self.last_sequence = self.last_time_ms = 0
-            self.rollback = None
-            self.load()
+    @property
+    def written(self) -> bool:
+        """Whether there is a list: a good line at least."""
+        return self._end > 0
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether there is a file, and not one good line in it."""
+        return self._end == 0 and self._mark[1] > 0
+
+    def refresh(self) -> bool:
+        """The list is the file's, whoever wrote to it since; answers whether somebody did. Errors: as `load`."""
+        if self._file.mark() == self._mark:
+            return False
+        self._keep([])
+        self._chain, self._end, self._lines = _NO_CHAIN, 0, 0
+        self.last_sequence = self.last_time_ms = 0
+        self.rollback = None
+        self.load()
+        return True
 
     def load(self) -> None:
         """The list is the file's, up to a torn tail. Errors: `PointsDamaged`, `ClockBackwards`, `RetentionFailed`.
@@ -239,6 +255,15 @@ class Points:
         event = {"event": "rollback", "state": state, **facts}
         self._write(event)
         self.rollback = event if state == "begun" else None
+
+    def make_anew(self, points: list[Point], last_sequence: int) -> str:
+        """The list holds these points, ascending, and nothing else; answers where the old file is kept."""
+        kept = self._file.set_aside()
+        self._keep(points)
+        self.last_sequence = points[-1].sequence if points else last_sequence
+        self.last_time_ms = points[-1].time_ms if points else self.last_time_ms
+        self._rewrite()
+        return kept
 
     def _write(self, event: dict[str, Any]) -> None:
         lines = [event] if self._end else [self._first(0, 0), event]

@@ -1,7 +1,7 @@
 """Reading from a point, while replication goes on: its view, its proof, and its way into a new image."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -12,16 +12,19 @@ from disks.disk import Disk, Format
 from disks.errors_vmdk import WrittenOtherwise
 from disks.scan import data_runs
 from drcore.buffers import buffer
+from drcore.errors import HomewardError
 from drcore.limits import MIB
 from drcore.units import parts
 from masttarget.ahead import ahead
 from masttarget.config import DiskConfig
 from masttarget.errors import UnknownDisk
 from masttarget.errors_retention import DiskAmbiguous, PointChanged
-from masttarget.opening import FORMAT_SECTOR_BYTES
+from masttarget.opening import FORMAT_SECTOR_BYTES, durable_place
 from masttarget.points import Point
+from masttarget.ports import TargetStore
 from masttarget.retention import ItemRetention
 from masttarget.rollback import OnBytes, root_of
+from masttarget.standing import Standing, standing
 from masttarget.undo import Identity
 from masttarget.view import PointView
 
@@ -62,6 +65,38 @@ class Proof:
     root: str
     content_root: str
     known: str
+
+
+def standings(
+    item: ItemRetention, configs: tuple[DiskConfig, ...], store: TargetStore, *, whole: bool
+) -> dict[str, Standing]:
+    """What each disk's journal is worth, by disk UUID (hex); `whole`: every byte of it was read.
+
+    Errors: `RetentionFailed` (HW-MT-037), those of the disks' own journals.
+    """
+    # Before the segments: what they are known to hold must not be more than what is there to be seen.
+    durable = {config.disk.hex: durable_place(store.journal(config), config) for config in configs}
+    with item.changing(), ExitStack() as stack:
+        if (oldest := item.points.oldest) is not None:
+            stack.enter_context(item.store.hold(item.item, oldest.id))
+        found = {disk: _standing(item, disk, place, whole=False) for disk, place in durable.items()}
+        held = stack.pop_all()
+    with held:
+        return {
+            disk: _standing(item, disk, durable[disk], whole=True) if whole else one
+            for disk, one in found.items()
+        }
+
+
+def _standing(item: ItemRetention, disk: str, durable: tuple[int, int], *, whole: bool) -> Standing:
+    disk_id = bytes.fromhex(disk)
+    return standing(item.store.segments(item.item, disk_id), item.item, disk_id, durable, whole=whole)
+
+
+def unusable(point: Point, found: Mapping[str, Standing]) -> HomewardError | None:
+    """Why the point cannot be gone back to; None where it can."""
+    reasons = (found[one.disk].reason(point.sequence) for one in point.disks if one.disk in found)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def choose_disk(configs: tuple[DiskConfig, ...], point: Point, disk: str) -> DiskConfig:

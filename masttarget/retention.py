@@ -5,7 +5,7 @@ it is called when every frame of every disk is durable, and no disk begins the n
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -16,12 +16,14 @@ from drcore.limits import RETENTION_SECONDS
 from masttarget.errors_retention import (
     LastPoint,
     PointInUse,
+    PointsDamaged,
     RetentionBusy,
     RetentionFull,
     SegmentDamaged,
 )
 from masttarget.points import GOOD, Kind, Point, PointDisk, Points, PointsFile
 from masttarget.ports import GOES_ON, WAITS, Log
+from masttarget.rebuilding import lacking, rebuild
 from masttarget.segments import Note, Segments, headers
 from masttarget.undo import Identity, Read, UndoJournal
 from masttarget.verified_layout import VerifiedFile
@@ -67,6 +69,10 @@ class RetentionStore(Protocol):
 
     def claim(self, item: bytes, point: str) -> AbstractContextManager[None]:
         """The point may be deleted. Errors: `PointInUse` (HW-MT-040) while somebody holds it."""
+        ...
+
+    def held(self, item: bytes) -> str:
+        """A point of the item that somebody holds; empty where there is none."""
         ...
 
     def remove(self, item: bytes) -> None:
@@ -146,7 +152,25 @@ class ItemRetention:
         self.critical = False
         self._depth = 0
         self.points = Points(store.points(item), item.hex())
-        self.points.load()
+        if self._flaw(self.points.load):
+            with store.exclusive(item):
+                self.points = Points(store.points(item), item.hex())
+                self._read(self.points.load)
+
+    def _read(self, load: Callable[[], object]) -> None:
+        """The list is as it is now; a damaged one was made anew. Errors: `ClockBackwards`, `RetentionFailed`."""
+        if reason := self._flaw(load):
+            rebuild(self.points, self.item, self._journals(), reason, self.log)
+
+    def _flaw(self, load: Callable[[], object]) -> str:
+        """What is wrong with the list that `load` reads (it answers False where that was done before)."""
+        try:
+            return "" if load() is False else lacking(self.points, self._journals())
+        except PointsDamaged as error:
+            return str(error)
+
+    def _journals(self) -> dict[bytes, Segments]:
+        return {disk: self.store.segments(self.item, disk) for disk in self.store.disks(self.item)}
 
     @property
     def verifies(self) -> bool:
@@ -164,7 +188,7 @@ class ItemRetention:
         with self._lock, ExitStack() as stack:
             if self._depth == 0:
                 stack.enter_context(self.store.exclusive(self.item))
-                self.points.refresh()
+                self._read(self.points.refresh)
             self._depth += 1
             try:
                 yield

@@ -33,11 +33,12 @@ HEADER: Final = struct.Struct("<16s 4sHH 16s16s QQQ 16s QQ 16s")
 RECORD: Final = struct.Struct("<16s16s QQ III BBH Q")
 BLOCK: Final = 64 * KIB
 NAME: Final = re.compile(r"^\d{8}\.undo$")
+ITEM: Final = re.compile(r"^[0-9a-f]{32}$")
 
 
 @dataclass(slots=True)
 class DiskVerdict:
-    """What one disk's segments are worth. `points_from`: points of this sequence and newer can be gone back to."""
+    """What one disk's segments are worth. `points_from`: points of this sequence and newer can be used; None: none."""
 
     disk: str
     segments: int = 0
@@ -45,7 +46,7 @@ class DiskVerdict:
     blocks: int = 0
     bytes: int = 0
     torn_bytes: int = 0
-    points_from: int = 0
+    points_from: int | None = 0
     verified_point: int = 0
     """The point whose content the file of verified digests holds; 0 where there is none, or it is being changed."""
     errors: list[HomewardError] = field(default_factory=list)
@@ -74,7 +75,7 @@ def verify(directory: Path) -> list[Verdict]:
     try:
         if (directory / "points").is_file():
             return [_item(directory)]
-        items = sorted(path.parent for path in directory.glob("*/points"))
+        items = sorted(path for path in directory.iterdir() if path.is_dir() and ITEM.match(path.name))
         if not items:
             raise RetentionFailed(path=str(directory), reason="no list of points in it, nor below it")
         return [_item(path) for path in items]
@@ -85,8 +86,10 @@ def verify(directory: Path) -> list[Verdict]:
 def _item(directory: Path) -> Verdict:
     verdict = Verdict(directory.name)
     points: dict[int, dict[str, Any]] = {}
+    listed = False
     try:
         for event in _lines(directory / "points"):
+            listed = True
             if event.get("event") == "point":
                 points[event["point"]["sequence"]] = event["point"]
             if event.get("event") == "drop":
@@ -94,8 +97,13 @@ def _item(directory: Path) -> Verdict:
     except HomewardError as error:
         verdict.errors.append(error)
     verdict.points = len(points)
+    if not listed and not verdict.errors and any(directory.glob("*/*.undo")):
+        lost = PointsDamaged(
+            path=str(directory / "points"), offset=0, reason="no good line in it, while disks have segments"
+        )
+        verdict.errors.append(lost)
     for path in sorted(directory.iterdir()):
-        if path.is_dir() and len(path.name) == 32:
+        if path.is_dir() and ITEM.match(path.name):
             verdict.disks.append(_Disk(path, directory.name).verdict)
             if (path / "verified").exists():
                 _verified(path, directory.name, points, verdict.disks[-1])
@@ -157,7 +165,7 @@ def _verified_point(path: Path, item: str, disk: str, points: dict[int, dict[str
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a list of points. Errors: `PointsDamaged`, `ClockBackwards`; a torn tail is none."""
-    data = path.read_bytes()
+    data = path.read_bytes() if path.exists() else b""
     chain, at, newest = b"0" * 32, 0, 0
     while at < len(data):
         line, _, rest = data[at:].partition(b"\n")
@@ -213,6 +221,8 @@ class _Disk:
             durable = head[2] if head is not None and head[1] == number else 0
             after = head is None or number > head[1]
             self._segment(number, data, number == first, number == last, durable, torn_header=after)
+        if not self._whole:
+            self.verdict.points_from = None
 
     def _head(self) -> tuple[int, int, int] | None:
         try:
@@ -267,7 +277,7 @@ class _Disk:
             )
             self._wrong(wrong)
         if not self._whole:
-            self.verdict.points_from, self._whole = max(cycle, self.verdict.points_from), True
+            self.verdict.points_from, self._whole = cycle, True
         self._time, self._cycle = max(created, self._time), cycle
         self._records(number, data, is_last, durable)
 

@@ -50,6 +50,14 @@ class ListFile:
             if made:
                 sync_directory(self._path.parent.parent)
 
+    def set_aside(self) -> str:
+        kept = self._path.with_name(f"{self._path.name}.damaged")
+        with failing(self._path):
+            if not self._path.exists():
+                return ""
+            replace_file(kept, self._path.read_bytes())
+        return str(kept)
+
     def mark(self) -> tuple[int, int]:
         with failing(self._path):
             if not self._path.exists():
@@ -196,6 +204,18 @@ class RetentionFiles:
         with self._locked(item, point, fcntl.LOCK_EX):
             yield
 
+    def held(self, item: bytes) -> str:
+        holds = self._item(item) / "holds"
+        with failing(self._path):
+            names = sorted(path.name for path in holds.iterdir()) if holds.is_dir() else []
+        for name in names:
+            try:
+                with self.claim(item, name):
+                    pass
+            except PointInUse:
+                return name
+        return ""
+
     def remove(self, item: bytes) -> None:
         # Out of sight in one step first: half of an item's files would be taken for a damaged journal.
         gone = self._path / "gone" / item.hex()
@@ -211,7 +231,8 @@ class RetentionFiles:
                 if not any(gone.parent.iterdir()):
                     gone.parent.rmdir()
             if self._path.is_dir() and not any(self._path.iterdir()):
-                self._path.rmdir()
+                with suppress(OSError):  # where a volume is mounted it stays
+                    self._path.rmdir()
 
 
 def _remove_tree(path: Path) -> None:

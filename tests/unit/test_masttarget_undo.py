@@ -13,6 +13,7 @@ from drcore.errors import Defect, HomewardError
 from drcore.units import BLOCK_BYTES, SPAN_BLOCKS
 from masttarget import segments as layout
 from masttarget import undo
+from masttarget.adapters.retention_files import ListFile
 from masttarget.adapters.segment_files import SegmentFiles
 from masttarget.errors_retention import (
     ClockBackwards,
@@ -21,6 +22,7 @@ from masttarget.errors_retention import (
     SegmentForeign,
     SegmentMissing,
 )
+from masttarget.points import Points
 from masttarget.undo import Identity, UndoJournal
 from masttarget.verify import verify
 from masttarget.view import PointView
@@ -64,8 +66,7 @@ class Bench:
         self.identity = Identity(ITEM, DISK, SIZE)
         self.journal: UndoJournal | None = None
         self.journal = self.opened(1)
-        (folder / ITEM.hex() / "points").parent.mkdir(parents=True, exist_ok=True)
-        (folder / ITEM.hex() / "points").touch()
+        Points(ListFile(folder / ITEM.hex() / "points"), ITEM.hex()).drop([], "to have a list")
 
     def content(self) -> bytes:
         return self.rng.choice(
