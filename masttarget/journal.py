@@ -205,6 +205,10 @@ class Journal(Protocol):
         """The digest map that was kept, in pieces, if it still has this BLAKE3."""
         ...
 
+    def close(self) -> None:
+        """Given back; what is durable stays."""
+        ...
+
     def remove(self) -> None:
         """Nothing of the journal is left."""
         ...

@@ -50,6 +50,8 @@ class OpenDisk:
     """The point that an earlier run published but did not tidy up after; empty when there is none."""
     retention: ItemRetention | None = None
     verified: Verified | None = None
+    begun: bool = False
+    """A session has it, or had it: only then is there anything new to be remembered of it."""
 
     def begin(self, generation: int, session: int) -> None:
         """The session is durable as the disk's current one; older ones are fenced off and their writes over."""
@@ -59,6 +61,7 @@ class OpenDisk:
         record = replace(self.record, generation=generation, session=session, closed=None)
         self.journal.store(record)
         self.record = record
+        self.begun = True
         self.commit.settle()
 
     def backlog_blocks(self) -> int:
@@ -93,14 +96,16 @@ class OpenDisk:
     def close(self, store: TargetStore) -> None:
         """The disk is closed; a true digest map is kept, a published cycle's record stays or goes as configured.
 
+        Of a disk that no session has begun with, everything stays as it was found.
+
         Errors: those of the last flush and of the journal; the disk is closed and unlocked all the same, and without a
         kept digest map it is read again.
         """
-        if self.retention is not None:
+        if self.begun and self.retention is not None:
             self.retention.interrupt()
         self.target.take_over(NOBODY)  # gives back what was saved for references, too
         self.commit.stop()
-        sound = self.commit.failure is None and self.target.known
+        sound = self.begun and self.commit.failure is None and self.target.known
         try:
             if self.verified is not None:
                 self.verified.close()
@@ -120,7 +125,8 @@ class OpenDisk:
                 root = "" if finished else self.journal.keep_map(self.target.digests.windows())
                 self.journal.store(replace(self.record, closed=CleanClose(files, change_mark, root)))
         finally:
-            self.target.digests.close()
+            self.journal.close()
+            self.target.close_maps()
 
     def _remembered(self) -> bool:
         """Whether a published cycle leaves its record: asked for, or because there is something to go back to."""
@@ -150,9 +156,10 @@ def open_disk(
         record, finished = None, record
     resumed, empty = record is not None, not store.exists(config)
     if empty:
-        disk, record = _create(config, source_bytes, store, journal, finished)
+        disk, record = _create(config, source_bytes, store, journal, finished, new=not resumed)
     else:
         disk = store.open(config)
+    target: TargetDisk | None = None
     try:
         if not empty:
             adopted = config.adopt or (
@@ -174,6 +181,9 @@ def open_disk(
     except BaseException:
         if retention is not None:
             retention.close_disk(config.disk.bytes)
+        journal.close()
+        if target is not None:
+            target.close_maps()
         disk.close()
         raise
     commit.start()
@@ -228,7 +238,10 @@ def _create(
     store: TargetStore,
     journal: Journal,
     finished: CycleRecord | None,
+    *,
+    new: bool,
 ) -> tuple[Disk, CycleRecord]:
+    """The target exists; one that cannot be made leaves nothing where there was nothing (`new`)."""
     if not config.create:
         raise TargetMissing(path=str(config.path))
     record = CycleRecord(
@@ -242,7 +255,14 @@ def _create(
     )
     journal.store(record)  # before the disk: a killed creation is then known to be ours
     size = source_bytes if config.create == "raw" else _whole_sectors(source_bytes)
-    disk = store.create(config, size)
+    try:
+        disk = store.create(config, size)
+    except HomewardError:
+        if new and finished is None:
+            journal.remove()
+        elif new and finished is not None:
+            journal.store(finished)
+        raise
     try:
         record = replace(record, identity=store.identity(disk))
         journal.store(record)

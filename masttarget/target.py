@@ -94,6 +94,13 @@ class TargetDisk:
         self._block = buffer(BLOCK_BYTES)
         self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
 
+    def close_maps(self) -> None:
+        """The digest maps, which may be files, are given back."""
+        self.digests.close()
+        if self.claims is not None:
+            self.claims.close()
+            self.claims = None
+
     # Comparing
 
     def scanned(self, on_bytes: Callable[[int], None]) -> Iterator[RegionRun]:

@@ -73,7 +73,7 @@ class JournalDirectory:
                 _sync_directory(self._path.parent)
 
     def start_applied(self, disk: bytes) -> None:
-        self._close_applied()
+        self.close()
         self._replace("applied", encode_start(disk))
         with self._failing():
             self._applied = os.open(self._path / "applied", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -123,7 +123,7 @@ class JournalDirectory:
         return _pieces(path) if hasher.hexdigest() == root else None
 
     def remove(self) -> None:
-        self._close_applied()
+        self.close()
         with self._failing():
             for name in (
                 "applied",
@@ -135,7 +135,7 @@ class JournalDirectory:
                 self._path.rmdir()
                 _sync_directory(self._path.parent)
 
-    def _close_applied(self) -> None:
+    def close(self) -> None:
         if self._applied >= 0:
             os.close(self._applied)
             self._applied = -1

@@ -143,6 +143,9 @@ class MemoryJournal:
     def kept_map(self, root: str) -> Iterator[bytes] | None:
         return iter([self.map]) if self.map is not None and root == self.map_root else None
 
+    def close(self) -> None:
+        pass
+
     def remove(self) -> None:
         self._step("remove")
         self.record, self.frames, self.map = None, [], None
