@@ -218,7 +218,7 @@ class DynamicVhd(MappedDisk):
         """Whether every sector of an allocated block counts as written."""
         if self._bitmaps[block] == UNKNOWN:
             bitmap = self._bitmap(block)
-            whole = not bitmap.strip(b"\xff")
+            whole = bitmap == b"\xff" * len(bitmap)
             if not whole:  # the last block may stick out of the disk
                 runs = vhd_layout.bitmap_runs(bitmap, self._sectors(block))
                 whole = len(runs) == 1 and runs[0][2]

@@ -39,7 +39,7 @@ def check_lines(descriptor: Path, told: Descriptor, kinds: Sequence[str], *, wri
             raise refuse(f"one of kind {line.access} {line.kind}", wanted)
         if not 0 < line.sectors <= DISK_BYTES_MAX // SECTOR or line.offset > DISK_BYTES_MAX // SECTOR:
             seen = f"{line.sectors} sectors from {line.offset} on"
-            raise refuse(seen, f"at most {DISK_BYTES_MAX // SECTOR} sectors")
+            raise refuse(seen, f"1 to {DISK_BYTES_MAX // SECTOR} sectors")
     total = sum(line.sectors for line in told.extents)
     if total > DISK_BYTES_MAX // SECTOR:
         raise refuse(f"{total} sectors in all", f"at most {DISK_BYTES_MAX // SECTOR}")
