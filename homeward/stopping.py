@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM as a wish, not as an end; SIGHUP as news."""
+"""Ctrl-C and SIGTERM as a wish, not as an end; SIGHUP as news; how a process leaves."""
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 
 class Interrupt:
@@ -49,3 +52,15 @@ class Hangup:
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGHUP, self._before)
+
+
+def leave(code: int) -> NoReturn:
+    """The process ends; what it had to say has gone out. With no other thread left nothing waits to be put in order.
+
+    Taking some hundred modules apart takes 10 to 25 ms, of which the kernel needs none to give the memory back.
+    """
+    if threading.active_count() == 1:
+        with suppress(OSError):  # nobody listens any more
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
