@@ -16,7 +16,9 @@ from drcore.units import BLOCK_BYTES, SPAN_BLOCKS, SPAN_BYTES, ByteCount, ByteOf
 from masttarget.errors_retention import SegmentDamaged
 from masttarget.segments import (
     CYCLE_MAX,
+    HEADER_BYTES,
     Head,
+    SegmentHeader,
     Segments,
     Walk,
     Wanted,
@@ -52,6 +54,7 @@ class PointView:
         self._block = buffer(BLOCK_BYTES)
         self._edge = buffer(BLOCK_BYTES)
         self._tail = (0, 0)
+        self._sizes: dict[int, int] = {}
         self._load()
 
     @property
@@ -139,18 +142,45 @@ class PointView:
         """`into`, of the block's size, holds the content in the record at `offset`; `data` is from `begin` on."""
         out = into if len(into) == BLOCK_BYTES else self._block
         try:
-            _, _, _, length, _ = undo.content(data, offset - begin, out)
+            cycle, _, _, length, _ = undo.content(data, offset - begin, out)
         except ValueError as error:
             raise SegmentDamaged(
                 path=self._segments.path, segment=segment, offset=offset, reason=str(error)
             ) from error
+        known = min(self._recorded_bytes(segment) - block * BLOCK_BYTES, len(into))
         if length == 0:
-            into[:] = bytes(len(into))
-        elif length < len(into):
-            reason = f"{length} bytes of block {block}, which has {len(into)}"
+            into[:known] = bytes(known)
+        elif length < known:
+            reason = f"{length} bytes of block {block}, which has {known}"
             raise SegmentDamaged(path=self._segments.path, segment=segment, offset=offset, reason=reason)
         elif out is not into:  # perhaps more, where the source has grown since: the last block was cut then
-            into[:] = out[: len(into)]
+            into[:known] = out[:known]
+        if known < len(into):
+            self._fill(segment, cycle, block, into, known)
+
+    def _recorded_bytes(self, segment: int) -> int:
+        """How long the disk was when the segment was begun: each opening begins one."""
+        if segment not in self._sizes:
+            header = SegmentHeader.decode(self._segments.read(segment, 0, HEADER_BYTES))
+            self._sizes[segment] = header.data_bytes
+        return self._sizes[segment]
+
+    def _fill(self, segment: int, cycle: int, block: int, into: memoryview, known: int) -> None:
+        """`into[known:]` holds what the block's record of the cycle does not: the source was shorter in that cycle.
+
+        Nobody wrote behind its end then: a later record, of a longer source again, has it, or the target.
+        """
+        self._disk.read(block * BLOCK_BYTES + known, into[known:])
+        places = memoryview(mmap.mmap(-1, (block + 1) * 8)).cast("Q")
+        wanted = Wanted(cycle + 1, CYCLE_MAX, block + 1, places, None)
+        walk = Walk(self._segments, self._identity.item, self._identity.disk, wanted)
+        walk.run(segment, self._segments.load_head())
+        if places[block]:
+            later, offset = placed(places[block])
+            data = self._segments.read(later, offset, _RECORD_BYTES_MAX)
+            whole = memoryview(bytearray(len(into)))
+            self._decode(data, later, offset, offset, block, whole)
+            into[known:] = whole[known:]
 
     def read(self, offset: int, into: memoryview) -> None:
         """See `Disk`."""
