@@ -275,6 +275,10 @@ class ItemRetention:
         """The point stands, durably, over all disks of the item; the next cycle is open."""
         with self.changing():
             latest = self.points.latest
+            if latest is not None and latest.id == point.hex():
+                if self._due is not None:
+                    self._end_cycle(self._due)
+                return latest  # it stood, though something failed behind its line: not once more
             found = {one.disk: one for one in latest.disks} if latest is not None else {}
             found.update({one.disk: one for one in disks})
             for journal in self._undo.values():

@@ -13,6 +13,7 @@ from drcore.limits import MASTTARGET_DISKS_MAX
 from drcore.units import BLOCK_BYTES
 from masttarget import volume
 from masttarget.adapters.retention_files import ListFile, RetentionFiles
+from masttarget.adapters.segment_files import SegmentFiles
 from masttarget.adapters.volumes import candidates, volume_of
 from masttarget.config import MasttargetConfig, load
 from masttarget.errors import ConfigRefused
@@ -269,6 +270,31 @@ def test_a_point_stands_although_pruning_failed_and_the_next_point_prunes(
     assert item.cycle == 5
     item.publish(b"o" * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), 1)])
     assert [point.sequence for point in item.points] == [4, 5]
+
+
+def test_a_point_whose_head_could_not_be_written_is_not_published_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item, disk = item_of(tmp_path, Hands()), MemoryDisk(4 * BLOCK_BYTES)
+    journal = item.open_disk(
+        Identity(ITEM, DISK, disk.size), disk.read, seeding=False, durable=(0, 0), void=False
+    )
+    item.begin([DISK])
+    journal.before_overwrite(0, 4)
+    disks = [PointDisk(DISK.hex(), disk.size)]
+
+    def fail(*_: object) -> None:
+        raise RetentionFailed(path="x", reason="Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentFiles, "store_head", fail)
+        with pytest.raises(RetentionFailed):
+            item.publish(b"n" * 16, Kind.CRASH_CONSISTENT, disks)
+    again = item.publish(b"n" * 16, Kind.CRASH_CONSISTENT, disks)
+    assert (again.sequence, item.cycle) == (2, 3)
+    assert [point.sequence for point in item.points] == [1, 2], "the point as found, and this one once"
+    assert item.publish(b"o" * 16, Kind.CRASH_CONSISTENT, disks).sequence == 3
+    item.close_disk(DISK)
 
 
 def test_an_item_goes_as_a_whole_and_what_a_kill_left_of_it_goes_later(
