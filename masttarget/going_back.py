@@ -14,7 +14,7 @@ from masttarget.config import DiskConfig
 from masttarget.errors import OtherTarget, UnknownDisk
 from masttarget.errors_retention import PointUnknown, TargetChangedOutside
 from masttarget.journal import CycleRecord, Journal
-from masttarget.opening import describe, durable_place, same_disk
+from masttarget.opening import changed_outside, describe, durable_place, same_disk
 from masttarget.points import Kind, Point, PointDisk
 from masttarget.ports import TargetStore
 from masttarget.retention import ItemRetention
@@ -114,12 +114,7 @@ def _open(
             adopted_identity=describe(record.identity) if record is not None else "none",
             journal=journal.path,
         )
-    closed, marks = record.closed, store.file_marks(disk)
-    if (
-        closed is not None
-        and marks
-        and (marks, store.change_mark(disk)) != (closed.files, closed.change_mark)
-    ):
+    if changed_outside(record, disk, store):
         raise TargetChangedOutside(path=str(config.path))
     undo = item.open_disk(
         Identity(config.item.bytes, config.disk.bytes, point.data_bytes),

@@ -119,10 +119,12 @@ class OpenDisk:
         try:
             if self.record.published and not self._remembered():
                 self.journal.remove()
-            elif sound and (files := store.file_marks(self.target.disk)):
+            elif sound and ((files := store.file_marks(self.target.disk)) or change_mark):
                 # A finished sync is remembered to be taken back, not to be gone on with.
                 finished = self.record.published and not self.config.keep_record
-                root = "" if finished else self.journal.keep_map(self.target.digests.windows())
+                # A device is read again in any case: its mark notices less than a file's.
+                unkept = finished or not files
+                root = "" if unkept else self.journal.keep_map(self.target.digests.windows())
                 self.journal.store(replace(self.record, closed=CleanClose(files, change_mark, root)))
         finally:
             self.journal.close()
@@ -210,14 +212,12 @@ def _keep_undo(
     config: DiskConfig,
 ) -> None:
     """What the disk's writes overwrite is kept from now on. Errors: those of opening a retention journal."""
-    closed = record.closed
-    here = (store.file_marks(target.disk), store.change_mark(target.disk))
     undo = retention.open_disk(
         Identity(config.item.bytes, config.disk.bytes, target.data_bytes),
         target.disk.read,
         seeding=record.created,
         durable=durable_place(journal, config),
-        void=closed is not None and bool(here[0]) and here != (closed.files, closed.change_mark),
+        void=changed_outside(record, target.disk, store),
     )
     undo.store_head()  # the applied record, which begins anew, no longer says how far the journal is durable
     target.undo = undo
@@ -230,6 +230,19 @@ def _verify(retention: ItemRetention, target: TargetDisk, config: DiskConfig) ->
     verified = open_verified(retention, identity)
     target.on_write = verified.touch
     return verified
+
+
+def changed_outside(record: CycleRecord, disk: Disk, store: TargetStore) -> bool:
+    """Whether somebody else is known to have written to the target since its last stop in order."""
+    closed, files, mark = record.closed, store.file_marks(disk), store.change_mark(disk)
+    if closed is None:
+        return False
+    if files:
+        return (files, mark) != (closed.files, closed.change_mark)
+    # Of a device: what was written while it was attached is counted, and another attachment counts anew.
+    *attached, written = mark.rpartition(" ")
+    *attached_then, written_then = closed.change_mark.rpartition(" ")
+    return attached == attached_then and written != written_then
 
 
 def _create(

@@ -38,7 +38,8 @@ class TargetStore(Protocol):
         ...
 
     def change_mark(self, disk: Disk) -> str:
-        """What the format itself changes whenever somebody writes; empty where it has no such thing."""
+        """What changes whenever somebody writes: the format's own mark; of a device the kernel's count of writes,
+        behind what says since when it counts. Empty where there is no such thing."""
         ...
 
     def forget(self, disk: Disk) -> None:

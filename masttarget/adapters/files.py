@@ -126,7 +126,7 @@ class LocalStore:
 
     def change_mark(self, disk: Disk) -> str:
         assert isinstance(disk, Image)
-        return catalogue.change_mark(disk) or ""
+        return catalogue.change_mark(disk) or _device_mark(disk.files[0])
 
     def forget(self, disk: Disk) -> None:
         assert isinstance(disk, Image)
@@ -148,6 +148,22 @@ class LocalStore:
             return DigestMap(size, directory, MASTTARGET_MAP_BLOCKS_MAX)
         except OSError as error:
             raise JournalFailed(path=str(directory), reason=error.strerror or str(error)) from error
+
+
+def _device_mark(path: Path) -> str:
+    """Start of the machine, number of the attachment, sectors written since (the kernel's `diskseq` and `stat`).
+
+    Empty for a file, and where the kernel does not tell.
+    """
+    try:
+        number = path.stat().st_rdev
+        counters = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+        whole = counters if (counters / "diskseq").exists() else counters.resolve().parent  # of a partition
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        attachment = int((whole / "diskseq").read_text())
+        return f"{boot} {attachment} {int((counters / 'stat').read_text().split()[6])}"
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 def _extents(descriptor: bytes) -> tuple[str, ...]:

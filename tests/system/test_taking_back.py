@@ -1,5 +1,6 @@
 """`sync --undo` brings back what a sync overwrote, finished or broken off; `--drop-undo` gives the way back up."""
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from homeward.points import undo_sync
 from masttarget.adapters.journal_directory import JournalDirectory
 from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.points import Points
-from tests.conftest import MountPoint
+from tests.conftest import LoopDevice, MountPoint
 from tests.system.command import (
     changed,
     ended,
@@ -118,6 +119,30 @@ def test_a_target_that_was_changed_since_is_not_taken_back(tmp_path: Path, dice:
     assert left_beside(target) == []
 
 
+def test_a_device_that_somebody_wrote_to_since_is_not_taken_back(
+    tmp_path: Path, dice: random.Random, loop_device: LoopDevice
+) -> None:
+    old = some_content(dice, 2 * MIB)[: 2 * MIB]
+    backing = write_sparse(tmp_path / "backing.raw", old)
+    source = write_sparse(tmp_path / "source.raw", changed(dice, old))
+    device, state = loop_device(backing), tmp_path / "state"
+    words = ("--adopt", "--state-directory", state)
+    undo = ("sync", "--undo", device, "--state-directory", state, "--json")
+    assert homeward("sync", source, device, *words).code == 0
+    homeward(*undo).answer()
+    judge(device, "raw", write_sparse(tmp_path / "old.raw", old))
+    assert homeward("sync", source, device, *words).code == 0
+    with device.open("r+b", buffering=0) as file:
+        file.write(b"the machine was started".ljust(4096))
+        os.fsync(file.fileno())
+    content = device.read_bytes()
+    homeward(*undo).refused("HW-MT-042")
+    assert device.read_bytes() == content
+    assert homeward("sync", source, device, *words).code == 0
+    homeward(*undo).answer()
+    assert device.read_bytes() == content, "back to what the second sync found"
+
+
 def test_the_way_back_is_given_up_only_where_there_is_one(tmp_path: Path, dice: random.Random) -> None:
     content = some_content(dice, 2 * MIB)
     source, target = (write_sparse(tmp_path / name, content) for name in ("source.raw", "target.raw"))
@@ -207,6 +232,30 @@ def test_syncs_of_sources_of_other_sizes_are_taken_back_whole(tmp_path: Path, di
     assert seen[0] == small + old[len(small) :]
     assert target.read_bytes() == old
     assert left_beside(target) == []
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_source_that_shrank_and_grew_again_is_taken_back_to_each_of_its_sizes(
+    zero: bool, tmp_path: Path, dice: random.Random
+) -> None:
+    # The end of each shorter source is zero before the next one comes: a record without bytes, in a cut block.
+    ends = [bytes(70_000) if zero else dice.randbytes(70_000) for _ in range(4)]
+    sizes = (MIB + 50_000, MIB + 4096, MIB + 30_000, MIB + 8192)
+    contents = [dice.randbytes(size - len(end)) + end for size, end in zip(sizes, ends, strict=True)]
+    target = write_sparse(tmp_path / "target.raw", dice.randbytes(MIB + 60_000))
+    states = [target.read_bytes()]
+    for number, content in enumerate(contents):
+        source = write_sparse(tmp_path / f"{number}.raw", content)
+        assert homeward("sync", source, target, "--allow-larger").code == 0
+        states.append(target.read_bytes())
+        assert states[-1] == content + states[-2][len(content) :]
+    seen = [states[-1]]
+    more = True
+    while more:
+        more = homeward("sync", "--undo", target, "--json").answer()["more"]
+        if target.read_bytes() != seen[-1]:  # a point of its own stands where the size changed
+            seen.append(target.read_bytes())
+    assert seen == states[::-1]
 
 
 def test_the_way_back_is_not_given_up_under_a_sync_that_runs(tmp_path: Path, dice: random.Random) -> None:
