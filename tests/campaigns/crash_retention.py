@@ -27,7 +27,7 @@ from drcore.units import BLOCK_BYTES
 from masttarget import config as settings
 from masttarget.adapters.files import LocalStore
 from masttarget.adapters.retention_files import RetentionFiles
-from masttarget.points import Kind, Point
+from masttarget.points import GOOD, Kind, Point
 from masttarget.reading_points import viewing
 from masttarget.retention import ItemRetention, Policy, Retention
 from tests.campaigns import acknowledged
@@ -279,7 +279,11 @@ class Scene:
     def act(self, first: bool) -> None:
         """One thing is done, in spite of a kill."""
         listed = [] if first or self.group else list(self.retained(self.machines[0]).points)
-        verb = self.rng.choice(("cycle", "cycle", "rollback", "drop") if len(listed) > 1 else ("cycle",))
+        good = [point for point in listed if point.kind in GOOD]
+        # The last good point is refused, and never given up unasked: that is for tests of its own.
+        droppable = [point for point in listed[:-1] if any(other is not point for other in good)]
+        verbs = ("cycle", "cycle", "rollback", "drop") if droppable else ("cycle", "cycle", "rollback")
+        verb = self.rng.choice(verbs if len(listed) > 1 else ("cycle",))
         sequence = 0
         if verb == "cycle":
             for machine in self.machines:
@@ -288,7 +292,7 @@ class Scene:
             sequence = self.rng.choice(listed).sequence
             self.machines[0].rolled_back = True
         else:
-            chosen = self.rng.choice(listed[:-1])
+            chosen = self.rng.choice(droppable)
             sequence = chosen.sequence
             self.machines[0].dropping = {chosen.id}
         death = self.death(verb)
