@@ -27,7 +27,7 @@ from masttarget.errors_retention import RetentionFailed, RetentionFull
 from masttarget.points import Point
 from masttarget.ports import Log
 from masttarget.retention import ItemRetention
-from masttarget.segments import CYCLE_MAX, Walk, Wanted, first_needed
+from masttarget.segments import CYCLE_MAX, Walk, Wanted, first_needed, headers
 from masttarget.undo import Identity
 from masttarget.verified_layout import (
     CONTENT_DIGEST_BYTES,
@@ -366,6 +366,8 @@ def open_verified(item: ItemRetention, identity: Identity) -> Verified:
             if segments.numbers() or (head is not None and head.segment):
                 wanted = Wanted(header.cycle + 1, CYCLE_MAX, found.blocks, None, written.bits)
                 first = first_needed(segments, head.first if head is not None else 1, header.cycle + 1)
+                if any(one.first_cycle > header.cycle + 1 for _, one in headers(segments, [first])):
+                    return found  # a list that was made anew may name a point whose later records are gone
                 Walk(segments, identity.item, identity.disk, wanted).run(first, head)
             found.believe(header, written)
         except (
