@@ -25,6 +25,9 @@ CLEAR_SHARE: Final = 0.9
 """Of all pairs of a frame that went the other way and one that did not, so many have to speak for the other way. Were
 both alike, that happened once in thirty tries; the middle ones alone say one or the other every time."""
 PROBE_AFTER_MIN: Final = 8
+PROBE_AFTER_FAR: Final = 32
+"""On a far line, where sockets take the first plain frame of each lane at once and make a try look well: so many frames
+until the first try, and …"""
 PROBE_AFTER_MAX: Final = 2048
 """Frames between two tries, as links and contents change …"""
 LINE_MEMORY: Final = 0.9
@@ -34,7 +37,7 @@ PROBE_COST_MAX: Final = 0.02
 """… and tries of what costs more take at most this share of the time."""
 REGRET_FRAMES: Final = 64
 """A change that is taken back within so many frames was a mistake: what lies between here and the line's end took the
-few frames of the try at once. The next try comes four times as late."""
+few frames of the try at once. The next try comes four times as late as that one did."""
 WORTH_TRYING: Final = 0.5
 """The other way is tried at once when its last try took less than this share of what the present way takes by now."""
 WORTH_CHANGING: Final = 0.97
@@ -140,7 +143,8 @@ class Compressor:
         self._lock = threading.Lock()
         self._samples: dict[bool, deque[float]] = {way: deque(maxlen=SAMPLES) for way in (False, True)}
         self._compresses = not near
-        self._probe_in = self._pause = PROBE_AFTER_MIN
+        self._probe_in = self._pause = PROBE_AFTER_MIN if near else PROBE_AFTER_FAR
+        self._kept = self._pause  # from before the last change, until it is known whether that was a mistake
         self._frames = 0
         self._changed_at = -REGRET_FRAMES
         self._content = self._wire = self._busy = self._sending = (
@@ -201,7 +205,10 @@ class Compressor:
                     self._probe_in = 0
                 return
             if other_seconds < WORTH_CHANGING * ours_seconds and _clearly_less(other, ours):
-                self._pause = min(4 * self._pause, PROBE_AFTER_MAX) if regretted else PROBE_AFTER_MIN
+                if regretted:
+                    self._kept = self._pause = min(4 * self._kept, PROBE_AFTER_MAX)
+                else:
+                    self._kept, self._pause = self._pause, PROBE_AFTER_MIN
                 self._compresses = not self._compresses
                 self._changed_at = self._frames
                 self._probe_in = self._pause
