@@ -191,5 +191,7 @@ RATE_WINDOW_SECONDS: Final = 30.0
 """A disk's rate is that of the last half minute: longer than any flush, shorter than an operator's patience."""
 RETENTION_RESERVE_BYTES: Final = 256 * KIB
 """Room on the retention volume that no undo record takes: giving a point up writes a line and a head first."""
+RETENTION_BYTES_MIN: Final = 2 * SEGMENT_BYTES
+"""A retention volume holds a segment that is written and one that is given up; less would only ever wait."""
 POINTS_LINE_BYTES_MAX: Final = 64 * KIB
 """A line of the list of points: a point of 60 disks has 12 KiB."""

@@ -40,6 +40,7 @@ def begin_anew(
             if record is not None:
                 # First of all, durably: nobody believes what was known of a target whose history is gone.
                 journal.store(replace(record, generation=generation, closed=None))
+                stack.callback(journal.close)
                 journal.start_applied(config.disk.bytes)
         with retention.exclusive(item):
             retention.remove(item)

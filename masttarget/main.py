@@ -19,7 +19,7 @@ from masttarget.adapters.files import LocalStore
 from masttarget.adapters.group_files import GroupFiles
 from masttarget.adapters.listen import Listener, listen
 from masttarget.adapters.retention_files import RetentionFiles
-from masttarget.adapters.volumes import volume_of
+from masttarget.adapters.volumes import claim, volume_of
 from masttarget.config import MasttargetConfig
 from masttarget.errors import ConfigRefused
 from masttarget.health import Watch, recall
@@ -46,9 +46,11 @@ class Master:
         self._once = False
         self._idle = threading.Event()
         retention = None
+        self._closing = ExitStack()
         if config.retention is not None:
             if config.retention_own_volume:
                 volume.check(volume_of(config.retention, config))
+                self._closing.callback(claim(config.retention, {disk.item.bytes for disk in config.disks}))
             policy = Policy.of(
                 config.retention_seconds, config.retention_ladder, verify_points=config.verify_points
             )
@@ -65,7 +67,6 @@ class Master:
             retention,
             GroupFiles(config.retention) if config.retention is not None else None,
         )
-        self._closing = ExitStack()
         if config.rpo_seconds is not None:
             self._watch(config, config.rpo_seconds, clock, retention)
 

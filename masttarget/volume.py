@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Final
 
+from drcore.limits import RETENTION_BYTES_MIN
 from masttarget.errors_retention import RetentionRefused
 
 DEFAULT: Final = "/mnt/retention"
 """Where the volume is expected on Linux (R072); offered first, chosen by a person (R076)."""
+_VOLATILE: Final = ("tmpfs", "ramfs", "rootfs", "overlay")
+"""File systems of no disk of their own: memory, or a container's layer."""
 _FAT: Final = ("vfat", "msdos", "fat", "fat32", "umsdos")
 
 
@@ -25,6 +28,8 @@ class Volume:
     caches: tuple[int, ...]
     targets: tuple[int, ...]
     """The devices that target files lie on, and the target devices themselves."""
+    foreign: tuple[str, ...] = ()
+    """Names in the directory that homeward did not make."""
 
 
 def obstacles(volume: Volume) -> list[str]:
@@ -32,8 +37,14 @@ def obstacles(volume: Volume) -> list[str]:
     found = []
     if volume.mount_point == "/":
         found.append("it is the root file system, not a volume of its own (R065)")
+    elif volume.path != volume.mount_point:
+        found.append(f"it is a directory of the volume at {volume.mount_point}, not the volume itself (R065)")
+    if volume.kind.lower() in _VOLATILE:
+        found.append(f"its file system is {volume.kind}: nothing of it outlives a restart (R065)")
     if volume.device in volume.targets:
         found.append("it is used for something else: a replication target lies on it (R067)")
+    if volume.foreign:
+        found.append(f"it is used for something else: it holds {', '.join(volume.foreign)} (R067)")
     if volume.read_only or not volume.writable:
         found.append("it is locked: it cannot be written to (R068)")
     if volume.device in volume.caches:
@@ -42,8 +53,8 @@ def obstacles(volume: Volume) -> list[str]:
         found.append("it is the installation volume (R069)")
     if volume.kind.lower() in _FAT:
         found.append(f"its file system is {volume.kind}, a FAT (R070)")
-    if volume.capacity_bytes == 0:
-        found.append("its capacity is zero (R071)")
+    if volume.capacity_bytes < RETENTION_BYTES_MIN:
+        found.append(f"its capacity is {volume.capacity_bytes} bytes, below {RETENTION_BYTES_MIN} (R071)")
     return found
 
 

@@ -1,11 +1,23 @@
 """The facts about volumes of this machine: proc(5) mountinfo, statvfs(3)."""
 
+import fcntl
 import os
+import re
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
+from masttarget.adapters.retention_files import failing
 from masttarget.config import MasttargetConfig
-from masttarget.errors_retention import RetentionRefused
+from masttarget.errors_retention import RetentionBusy, RetentionRefused
 from masttarget.volume import Volume
+
+SERVING: Final = "serving"
+"""Of each item that a master target serves an empty file, which it has locked."""
+_OURS: Final = re.compile(rf"[0-9a-f]{{32}}|groups|gone|{SERVING}|lost\+found")
+"""What may lie on a retention volume; the last is the file system's own."""
+_NAMES_MAX: Final = 5
 
 
 def volume_of(path: Path, config: MasttargetConfig) -> Volume:
@@ -16,7 +28,7 @@ def volume_of(path: Path, config: MasttargetConfig) -> Volume:
     room = os.statvfs(path)
     mount_point, kind = _mounted(path)
     return Volume(
-        path=str(path),
+        path=os.path.realpath(path),
         mount_point=mount_point,
         kind=kind,
         device=status.st_dev,
@@ -27,7 +39,29 @@ def volume_of(path: Path, config: MasttargetConfig) -> Volume:
         caches=(_existing(config.state_directory).stat().st_dev,),
         # A disk that is found by its UUID may come later; it is a whole device, and held exclusively when opened.
         targets=tuple(_target_device(disk.path) for disk in config.disks if not disk.disk_uuid),
+        foreign=tuple(
+            sorted(one.name for one in path.iterdir() if not _OURS.fullmatch(one.name))[:_NAMES_MAX]
+        ),
     )
+
+
+def claim(path: Path, items: Iterable[bytes]) -> Callable[[], None]:
+    """No other master target serves one of the items from this volume until the answer is called.
+
+    Errors: `RetentionBusy` (HW-MT-045), `RetentionFailed` (037).
+    """
+    with ExitStack() as stack:
+        for item in sorted(items):
+            place = path / SERVING / item.hex()
+            with failing(path):
+                place.parent.mkdir(mode=0o700, exist_ok=True)
+                descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RetentionBusy(path=str(path / item.hex())) from error
+        return stack.pop_all().close
 
 
 def candidates(config: MasttargetConfig) -> list[Volume]:

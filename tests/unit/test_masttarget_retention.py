@@ -14,7 +14,7 @@ from drcore.units import BLOCK_BYTES
 from masttarget import volume
 from masttarget.adapters.retention_files import ListFile, RetentionFiles
 from masttarget.adapters.segment_files import SegmentFiles
-from masttarget.adapters.volumes import candidates, volume_of
+from masttarget.adapters.volumes import candidates, claim, volume_of
 from masttarget.config import MasttargetConfig, load
 from masttarget.errors import ConfigRefused
 from masttarget.errors_retention import (
@@ -23,6 +23,7 @@ from masttarget.errors_retention import (
     PointInUse,
     PointsDamaged,
     PointUnknown,
+    RetentionBusy,
     RetentionFailed,
     RetentionFull,
     RetentionRefused,
@@ -347,19 +348,46 @@ def settings(folder: Path) -> MasttargetConfig:
     return MasttargetConfig("127.0.0.1", 0, folder / "key", folder / "state")
 
 
-@pytest.mark.parametrize("kind", ["ext4", "tmpfs"])
-def test_a_volume_of_its_own_is_taken(kind: str, tmp_path: Path, mount_point: MountPoint) -> None:
-    point = mount_point(kind, 16 * MIB)
+def test_a_volume_of_its_own_is_taken_once(tmp_path: Path, mount_point: MountPoint) -> None:
+    point = mount_point("ext4", 128 * MIB)
     found = volume_of(point, settings(tmp_path))
-    assert (found.mount_point, found.kind) == (str(point), kind)
+    assert (found.mount_point, found.kind) == (str(point), "ext4")
     assert any(one.mount_point == str(point) for one in candidates(settings(tmp_path)))
     volume.check(found)
+    give_back = claim(point, [ITEM])
+    claim(point, [b"o" * 16])()  # one volume for many machines, each with a master target of its own
+    with pytest.raises(RetentionBusy):
+        claim(point, [b"o" * 16, ITEM])
+    give_back()
+    claim(point, [ITEM])()
+    # What homeward keeps there does not make it somebody else's.
+    item = ItemRetention(ITEM, RetentionFiles(point), Hands(), Policy(), lambda event, /, **facts: None)
+    with item.changing():
+        volume.check(volume_of(point, settings(tmp_path)))
+
+
+def test_memory_a_small_volume_a_directory_and_files_of_others_are_refused(
+    tmp_path: Path, mount_point: MountPoint
+) -> None:
+    for kind, size, reasons in (
+        ("tmpfs", 128 * MIB, ["R065"]),
+        ("tmpfs", 64 << 10, ["R065", "R071"]),
+        ("ext4", 16 * MIB, ["R071"]),
+    ):
+        found = volume.obstacles(volume_of(mount_point(kind, size), settings(tmp_path)))
+        assert [reason[-5:-1] for reason in found] == reasons
+    point = mount_point("ext4", 128 * MIB)
+    (inside,) = volume.obstacles(volume_of(point / "lost+found", settings(tmp_path)))
+    assert str(point) in inside
+    (point / "photos").mkdir()
+    (foreign,) = volume.obstacles(volume_of(point, settings(tmp_path)))
+    assert "photos" in foreign
 
 
 def test_a_volume_that_is_used_otherwise_is_refused_with_every_reason(
     tmp_path: Path, mount_point: MountPoint
 ) -> None:
-    point = mount_point("ext4", 16 * MIB)
+    point = mount_point("ext4", 128 * MIB)
     good = volume_of(point, settings(tmp_path))
     assert volume.obstacles(good) == []
     for changed, requirement in (
@@ -369,6 +397,7 @@ def test_a_volume_that_is_used_otherwise_is_refused_with_every_reason(
         (replace(good, caches=(good.device,)), "R069"),
         (replace(good, installation=good.device), "R069"),
         (replace(good, kind="vfat"), "R070"),
+        (replace(good, kind="ramfs"), "R065"),
         (replace(good, capacity_bytes=0), "R071"),
     ):
         with pytest.raises(RetentionRefused, match=requirement):
