@@ -195,7 +195,9 @@ def inspect(path: str | Path, told: Format | None = None) -> ImageInfo:
 
 
 def check(path: str | Path, told: Format | None = None) -> CheckedImage:
-    """What is wrong with the structure of the image at `path`, read under a shared lock; guest data is not read.
+    """What is wrong with the structure of the image at `path`, read under a shared lock.
+
+    Guest data is read where it is compressed and nowhere else: only unpacking tells whether it can be.
 
     Errors: as `open_source`, but damage and a parent that cannot be used are findings.
     """

@@ -44,7 +44,8 @@ class Finding:
 
 
 Checker = Callable[[Backing, Format], Iterator[Finding]]
-"""Looks at the structures of an open image (lent, not taken over) and tells what it finds; reads no guest data."""
+"""Looks at the structures of an open image (lent, not taken over) and tells what it finds; of guest data it
+reads what is compressed."""
 
 
 def damage(structure: str, offset: int, seen: str, wanted: str) -> Finding:

@@ -137,7 +137,7 @@ class Qcow2Layer(TableLayer):
     def _plain(entry: int) -> int:
         return 0 if entry & layout.COMPRESSED else entry & layout.OFFSET
 
-    def _unpacked_grain(self, at: int, offset: int) -> bytes:
+    def unpacked_grain(self, at: int, offset: int) -> bytes:
         at, length = layout.compressed_place(at, self._bits)
         length = min(length, self._end() - at)
         content = self._decompress(self.backing.read_bytes(at, length), at)

@@ -13,6 +13,7 @@ from disks import qcow2_layout as layout
 from disks.backing import Backing
 from disks.check import Finding, Severity, damage, note
 from disks.disk import Format
+from disks.errors import ImageDamaged
 from disks.qcow2 import Qcow2Layer, read_header
 
 CLUSTERS_MAX: Final = 256 * 1024 * 1024
@@ -31,8 +32,8 @@ def check_qcow2(backing: Backing, kind: Format) -> Iterator[Finding]:
     if clusters > CLUSTERS_MAX:
         yield note("the check", 0, f"{clusters} clusters", f"at most {CLUSTERS_MAX}, to count references")
         return
-    counted = _References(backing, header, clusters)
-    yield from counted.active(layer)
+    counted = _References(backing, header, clusters, layer)
+    yield from counted.active()
     yield from counted.snapshots()
     yield from counted.compare()
 
@@ -40,20 +41,22 @@ def check_qcow2(backing: Backing, kind: Format) -> Iterator[Finding]:
 class _References:
     """How often each cluster of the file is referred to, by whatever does."""
 
-    def __init__(self, backing: Backing, header: layout.Header, clusters: int) -> None:
+    def __init__(self, backing: Backing, header: layout.Header, clusters: int, layer: Qcow2Layer) -> None:
         self._backing = backing
+        self._layer = layer
         self._header = header
         self._counts = array("H", bytes(2 * clusters))
 
-    def active(self, layer: Qcow2Layer) -> Iterator[Finding]:
+    def active(self) -> Iterator[Finding]:
         """The header, and the disk's present state."""
         header = self._header
         yield from self._add("the header", 0, 0, header.cluster)
         yield from self._add("the L1 table", 40, header.l1, header.l1_entries * 8)
         for number in range(-(-header.size // (header.l2_entries * header.cluster))):
-            entry = layer.directory[number]
+            entry = self._layer.directory[number]
             if entry:
-                yield from self._table(header.l1 + number * 8, entry)
+                first = number * header.l2_entries * header.cluster
+                yield from self._table(header.l1 + number * 8, entry, first)
 
     def snapshots(self) -> Iterator[Finding]:
         """The snapshot table, and what every snapshot refers to."""
@@ -71,7 +74,7 @@ class _References:
                 table = layout.decode_entries(self._backing.read_bytes(l1, entries * 8))
                 for number, entry in enumerate(table):
                     if entry & layout.OFFSET:
-                        yield from self._table(l1 + number * 8, entry)
+                        yield from self._table(l1 + number * 8, entry, 0)
             at += -(-(_SNAPSHOT.size + extra + id_length + name_length) // 8) * 8
         if header.snapshots:
             start = header.snapshot_table
@@ -126,8 +129,8 @@ class _References:
         if bitmaps:
             yield note("the header's extensions", header.length, "dirty bitmaps", "none; leaks are not told")
 
-    def _table(self, named_at: int, entry: int) -> Iterator[Finding]:
-        """An L2 table and the clusters that it names."""
+    def _table(self, named_at: int, entry: int, first: int) -> Iterator[Finding]:
+        """An L2 table and its clusters, from byte `first` of the disk on; compressed ones are unpacked."""
         header, place = self._header, entry & layout.OFFSET
         if place % header.cluster or place + header.cluster > self._backing.size:
             yield damage("an L1 entry", named_at, f"offset {place}", "a cluster in the file")
@@ -138,8 +141,21 @@ class _References:
             if each & layout.COMPRESSED:
                 start, length = layout.compressed_place(each, header.cluster_bits)
                 yield from self._add("compressed clusters", place + index * 8, start & ~511, length)
+                yield from self._unpack(each, first + index * header.cluster)
             elif each & layout.OFFSET:
                 yield from self._add("a cluster", place + index * 8, each & layout.OFFSET, header.cluster)
+
+    def _unpack(self, entry: int, offset: int) -> Iterator[Finding]:
+        """The compressed cluster can be read: nothing else would tell."""
+        if (
+            offset >= self._header.size
+            or layout.compressed_place(entry, self._header.cluster_bits)[0] >= self._backing.size
+        ):
+            return  # its claim says so
+        try:
+            self._layer.unpacked_grain(entry, offset)
+        except ImageDamaged as error:
+            yield damage(error.structure, error.offset, error.seen, error.wanted)
 
     def _add(self, structure: str, named_at: int, start: int, length: int) -> Iterator[Finding]:
         """The clusters of the range are referred to once more."""

@@ -258,6 +258,5 @@ def _text(backing: Backing, start: bytes) -> Seen:
 
 
 def _nothing(start: bytes) -> Seen:
-    return Seen(
-        None, f"no magic number that is known ({start[:8]!r} at the start)" if start else "an empty file"
-    )
+    words = f"no magic number that is known (it begins with {start[:8].hex(' ')})"
+    return Seen(None, words if start else "an empty file")

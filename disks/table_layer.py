@@ -105,7 +105,7 @@ class TableLayer(ABC):
         """Whether the bytes of a piece of data have to be unpacked."""
 
     @abstractmethod
-    def _unpacked_grain(self, at: int, offset: int) -> bytes:
+    def unpacked_grain(self, at: int, offset: int) -> bytes:
         """The grain of the disk's `offset`, from the packed one at `at`. Errors: ImageDamaged, ReadFailed."""
 
     def _unpack(self, at: int, offset: int) -> bytes:
@@ -115,7 +115,7 @@ class TableLayer(ABC):
             if found is not None:
                 self._unpacked.move_to_end(at)
                 return found
-        content = self._unpacked_grain(at, offset)
+        content = self.unpacked_grain(at, offset)
         with self._lock:
             self._unpacked[at] = content
             while len(self._unpacked) > UNPACKED_CACHE_ENTRIES_MAX:

@@ -129,7 +129,7 @@ def _tables(layer: GrainLayer, claims: Claims, directory: int, *, packed: bool =
             claims.add("a grain table", place * SECTOR, grains.table_bytes, named_at)
             table = layer.table(number)
             assert table is not None
-            _claim_grains(layer, claims, number, table, packed=packed)
+            yield from _claim_grains(layer, claims, number, table, packed=packed)
         except (Malformed, ImageDamaged) as error:
             yield damage(error.structure, error.offset, error.seen, error.wanted)
     if grains.first * SECTOR > backing.size:
@@ -145,7 +145,8 @@ def _claim_grains(
     table: Entries,
     *,
     packed: bool,
-) -> None:
+) -> Iterator[Finding]:
+    """The table's grains claim their places. A compressed one is unpacked: nothing else tells that it can be read."""
     grains = layer.grains
     base = grains.table_place(number) * SECTOR
     width = grains.table_bytes // grains.table_entries
@@ -154,7 +155,12 @@ def _claim_grains(
             sector = (number * grains.table_entries + index) * grains.grain
             start, room = place * SECTOR, grains.grain * SECTOR
             if packed:
-                room = vmdk_stream_layout.GRAIN_MARKER_BYTES + layer.packed_length(start, sector)
+                try:
+                    room = vmdk_stream_layout.GRAIN_MARKER_BYTES + layer.packed_length(start, sector)
+                    layer.unpacked_grain(start, sector * SECTOR)
+                except ImageDamaged as error:
+                    yield damage(error.structure, error.offset, error.seen, error.wanted)
+                    continue
             elif sector + grains.grain > grains.capacity:  # the end of the file may cut the disk's last grain
                 room = min(room, max((grains.capacity - sector) * SECTOR, layer.backing.size - start))
             claims.add("a grain", start, room, base + index * width)

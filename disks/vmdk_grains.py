@@ -120,7 +120,7 @@ class GrainLayer(TableLayer):
             raise self.backing.damaged("a grain's marker", at + 8, f"{length} bytes", wanted)
         return length
 
-    def _unpacked_grain(self, at: int, offset: int) -> bytes:
+    def unpacked_grain(self, at: int, offset: int) -> bytes:
         length = self.packed_length(at, offset // SECTOR)
         begin = at + vmdk_stream_layout.GRAIN_MARKER_BYTES
         needed = min(self.shape.grain, self.size - offset)

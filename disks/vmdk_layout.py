@@ -195,9 +195,12 @@ def encode_entries(entries: "array[int]") -> bytes:
 
 _KEY = rb"(?im)^[ \t]*%s[ \t]*=[ \t]*\"?([^\"\r\n]*?)\"?[ \t]*\r?$"
 _EXTENT = re.compile(
-    rb"(?m)^[ \t]*(RW|RDONLY|NOACCESS)[ \t]+(\d{1,18})[ \t]+([A-Z]{3,16})"
-    rb'(?:[ \t]+"([^"\r\n]+)"(?:[ \t]+(\d{1,18}))?)?[^\r\n]*\r?$'
+    rb"(?m)^[ \t]*(RW|RDONLY|NOACCESS)[ \t]+(\d+)[ \t]+([A-Z]{3,16})"
+    rb'(?:[ \t]+"([^"\r\n]+)"(?:[ \t]+(\d+)(?![^ \t\r\n]))?)?(?:[ \t]+[^-+\d" \t\r\n][^\r\n]*)?[ \t]*\r?$'
 )
+_EXTENT_LINE = re.compile(rb"(?m)^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t][^\r\n]*")
+_SECTORS_DIGITS: Final = 18
+"""Of a number of sectors in the descriptor: more than any disk has."""
 
 
 def decode_descriptor(text: bytes, offset: int) -> Descriptor:
@@ -208,13 +211,7 @@ def decode_descriptor(text: bytes, offset: int) -> Descriptor:
     create_type = _value(text, b"createType")
     if create_type is None:
         raise Malformed("the descriptor's createType", offset, "none", "one")
-    extents = tuple(
-        ExtentLine(
-            found[1].decode(), int(found[2]), found[3].decode(),
-            (found[4] or b"").decode("utf-8", "surrogateescape"), int(found[5] or 0),
-        )
-        for found in _EXTENT.finditer(text)
-    )  # fmt: skip
+    extents = tuple(_extent(text, line, offset) for line in _EXTENT_LINE.finditer(text))
     uuid = _value(text, b"ddb\\.uuid")
     digits = re.sub(r"[^0-9a-f]", "", uuid.lower()) if uuid else ""
     return Descriptor(
@@ -272,6 +269,19 @@ class NewDescriptor:
             *(['ddb.thinProvisioned = "1"'] if self.thin else []), 'ddb.virtualHWVersion = "8"', "",
         )  # fmt: skip
         return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _extent(text: bytes, line: re.Match[bytes], offset: int) -> ExtentLine:
+    """The extent in a line; raises Malformed. No line is passed over: the disk would be another one without it."""
+    found = _EXTENT.match(text, line.start())
+    if found is None or max(len(found[2]), len(found[5] or b"")) > _SECTORS_DIGITS:
+        seen = repr(line[0].strip()[:80].decode("utf-8", "replace"))
+        wanted = f'access, sectors, kind, "file name", offset; numbers of at most {_SECTORS_DIGITS} digits'
+        raise Malformed("an extent's line", offset + line.start(), seen, wanted)
+    return ExtentLine(
+        found[1].decode(), int(found[2]), found[3].decode(),
+        (found[4] or b"").decode("utf-8", "surrogateescape"), int(found[5] or 0),
+    )  # fmt: skip
 
 
 def _value(text: bytes, key: bytes) -> str | None:

@@ -1,5 +1,6 @@
 """`info --check`: what is wrong is told with structure, offset and severity; sound images have nothing to tell."""
 
+import random
 import struct
 import subprocess
 from collections.abc import Callable
@@ -263,3 +264,49 @@ def test_claims_of_one_structure_are_kept_as_one(tmp_path: Path) -> None:
         ("a block", 88),
         ("room that nothing refers to", 10_000),
     ]
+
+
+@pytest.mark.parametrize(
+    ("form", "options"), [("vmdk", ("-o", "subformat=streamOptimized")), ("qcow2", ("-c",))]
+)
+def test_compressed_content_that_cannot_be_unpacked_is_damage(
+    form: str, options: tuple[str, ...], tmp_path: Path, dice: random.Random
+) -> None:
+    raw, path = tmp_path / "disk.raw", tmp_path / f"disk.{form}"
+    raw.write_bytes(bytes(dice.choices(range(16), k=1 << 20)))  # deflates to a half
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", form, *options, raw, path], check=True)
+    assert not check(path).damaged
+    patch(path, path.stat().st_size // 2, b"\xff" * 65536)  # longer than one: a cluster's beginning is hit, too
+    found = check(path)
+    assert found.damaged
+    assert "compressed" in found.findings[0].structure
+    homeward("info", "--check", path, "--json").answer()
+    assert homeward("info", "--check", path).code == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'RW 2048 FLAT "made-flat.vmdk" 0000000000000000001',
+        'RW 9223372036854775807 FLAT "made-flat.vmdk" 0',
+        'RW 2048 FLAT "made-flat.vmdk" 1x',
+        'RW 2048 FLAT "made-flat.vmdk" -1',
+        'RW 2048x FLAT "made-flat.vmdk" 0',
+        'RW 2048 FLAT "made-flat.vmdk"0',
+    ],
+)
+def test_an_extent_line_that_says_something_else_is_named_and_not_cut(line: str, tmp_path: Path) -> None:
+    create(tmp_path / "made.vmdk", Format.VMDK_MONOLITHIC_FLAT, 1 << 20).close()
+    path = tmp_path / "made.vmdk"
+    text = path.read_text()
+    good = 'RW 2048 FLAT "made-flat.vmdk" 0'
+    assert good in text
+    path.write_text(text.replace(good, line))
+    told = homeward("info", path, "--json").refused("HW-DISKS-009")
+    assert line.replace('"', "") in told.replace('"', "").replace("\\", "")
+
+
+def test_what_is_no_image_is_told_in_words_and_not_in_pythons(tmp_path: Path) -> None:
+    path = tmp_path / "disk.vmdk"
+    path.write_bytes(bytes(4096))
+    assert "begins with 00 00 00 00 00 00 00 00" in homeward("info", path, "--json").refused("HW-DISKS-006")
