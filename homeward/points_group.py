@@ -259,10 +259,12 @@ def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: boo
         _plan(steps, as_json, to=to.sequence)
         return
     total = max(one.data_bytes for one in to.disks)
+    newest = desk.item.points.last_sequence
     with _stoppable(total, "going back") as on_bytes:
         gone = go_back(desk.disks, to, desk.item, desk.store, on_bytes)
     # Where the last cycle's point held what the disks held, the rollback made none of its own.
-    before = gone.before or desk.item.points.by_sequence(gone.point.sequence - 1)
+    made = gone.point.sequence > newest
+    before = gone.before or desk.item.points.by_sequence(gone.point.sequence - 1) if made else None
     disks = [
         {"disk": name, "blocks_changed": one.blocks_changed, "bytes_written": one.bytes_written}
         for name, one in gone.disks.items()
@@ -282,7 +284,7 @@ def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: boo
             f"disk {name} holds what it held at point {to.sequence} ({to.time}): "
             f"{show.count(one.blocks_changed)} blocks of 64 KiB were written"
         )
-    show.answer(f"done: point {gone.point.sequence} stands for it")
+    show.answer(f"done: point {gone.point.sequence} stands for it" + ("" if made else ", as before"))
     if before is not None:
         show.answer(f"to take it back: homeward points rollback {item} {done['before']} --config {config}")
 
@@ -354,6 +356,10 @@ def serve(item: uuid.UUID, point: str, listen: str, disk: str, config: Path, as_
     found = desk.item.points.choose(point)
     with viewing(desk.item, found, choose_disk(desk.disks, found, disk), desk.store) as view:
         server = NbdServer(view, listen, lambda error: show.say(str(error)))
+        if not _only_here(listen):
+            show.say(
+                f"warning: whoever reaches {listen} can read the disk: nobody is asked for a name, nothing is encrypted"
+            )
         stop_on_signals(server.close)
         if as_json:
             show.answer_json({"uri": server.uri, "virtual_size": view.size})
@@ -361,6 +367,17 @@ def serve(item: uuid.UUID, point: str, listen: str, disk: str, config: Path, as_
             show.answer(f"serving {server.uri}")
         sys.stdout.flush()
         server.run()
+
+
+def _only_here(listen: str) -> bool:
+    """Whether only this machine reaches the address."""
+    import ipaddress
+
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return listen.startswith("/") or host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @points.command()

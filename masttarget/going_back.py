@@ -77,6 +77,14 @@ def go_back(
             segments = item.store.segments(item.item, one.config.disk.bytes)
             view = PointView(one.disk, segments, one.undo.identity, to.sequence)
             done[one.config.disk.hex] = roll_back(one.disk, view, one.undo, on_bytes)
+        stands = item.points.latest
+        wrote = any(one.undo.wrote for one in opened)
+        if stands is not None and stands.kind is not Kind.BEFORE_ROLLBACK and not wrote:
+            # Not a block was written since the latest point, by this rollback neither: it has the content already.
+            item.points.note_rollback("done", to=to.sequence)
+            for one in opened:
+                one.journal.store(replace(one.record, published=stands.id))
+            return GoneBack(stands, None, done)
         disks = [
             replace(one, verified="") for one in to.disks
         ]  # what has to be read is known, and was not yet

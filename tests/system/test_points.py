@@ -220,3 +220,24 @@ def test_an_export_writes_over_nothing_and_makes_what_its_name_says(home: Home) 
     home.points("export", 2, "--to", home.folder / "out.vmdk", "--format", "vmdk-streamOptimized")
     assert homeward("info", home.folder / "out.vmdk", "--json").answer()["format"] == "vmdk-streamOptimized"
     judge(home.folder / "out.vmdk", "vmdk-monolithicSparse", home.state(0))
+
+
+def test_a_rollback_to_where_the_disk_is_makes_no_point(home: Home) -> None:
+    gone = home.points("rollback", 4)
+    assert (gone["sequence"], gone["before"]) == (4, None)
+    assert [one["sequence"] for one in home.points("list")["points"]] == [1, 2, 3, 4]  # type: ignore[attr-defined]
+    assert home.points("rollback", 2)["sequence"] == 5
+    home.points("rollback", 5)
+    assert home.points("show", "latest")["sequence"] == 5
+    judge(home.target, "raw", home.state(0))
+    home.cycle(generation=4)
+    judge(home.target, "raw", home.source)
+
+
+@pytest.mark.parametrize(("address", "warned"), [("0.0.0.0:0", True), ("127.0.0.1:0", False)])
+def test_serving_to_other_machines_is_warned_of(home: Home, address: str, warned: bool) -> None:
+    process = start("points", "serve", home.item, "2", "--config", home.config, "--listen", address, "--json")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.terminate()
+    assert ("warning: whoever reaches" in ended(process).stderr) is warned
