@@ -41,8 +41,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     report = config.stash[REPORT]
     terminalreporter.write_line(report.markdown())
-    complete = exitstatus == 0 and not config.option.keyword and len(config.args) == 1
-    if complete and not report.settings.quick:
+    whole = not config.option.keyword and len(config.args) == 1 and not config.option.collectonly
+    if exitstatus == 0 and whole and not report.settings.quick:
         write(report, DOCUMENT)
         terminalreporter.write_line(f"written into {DOCUMENT.name}")
 
