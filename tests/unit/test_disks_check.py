@@ -276,7 +276,9 @@ def test_compressed_content_that_cannot_be_unpacked_is_damage(
     raw.write_bytes(bytes(dice.choices(range(16), k=1 << 20)))  # deflates to a half
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", form, *options, raw, path], check=True)
     assert not check(path).damaged
-    patch(path, path.stat().st_size // 2, b"\xff" * 65536)  # longer than one: a cluster's beginning is hit, too
+    patch(
+        path, path.stat().st_size // 2, b"\xff" * 65536
+    )  # longer than one: a cluster's beginning is hit, too
     found = check(path)
     assert found.damaged
     assert "compressed" in found.findings[0].structure
