@@ -75,6 +75,7 @@ class Referrals:
         self._digests = digests
         self._changed = threading.Condition()
         self._stage = _Stage.NEVER
+        self._forsaken = False
         self._failure: HomewardError | None = None
         self._differing: dict[int, float] = {}
         self._least = min(max(digests.blocks // DISK_SHARE, BLOCKS_MIN), BLOCKS_ENOUGH)
@@ -165,7 +166,12 @@ class Referrals:
     def acquire(self, blocks: int) -> None:
         """Returns when references to `blocks` more blocks may be under way. Errors: the failure that ended the run."""
         with self._changed:
-            while self._unanswered and self._unanswered + blocks > self._ahead and self._failure is None:
+            while (
+                self._unanswered
+                and self._unanswered + blocks > self._ahead
+                and self._failure is None
+                and not self._forsaken
+            ):
                 self._changed.wait()
             if self._failure is not None:
                 raise self._failure
@@ -187,6 +193,12 @@ class Referrals:
                 self._stage = _Stage.OVER
             self._changed.notify_all()
             return over
+
+    def forsake(self) -> None:
+        """No answer is waited for any more: none will come."""
+        with self._changed:
+            self._forsaken = True
+            self._changed.notify_all()
 
     def fail(self, error: HomewardError) -> None:
         """Everybody who waits gets `error`."""

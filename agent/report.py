@@ -43,5 +43,7 @@ class Progress:
     ordered_blocks: int = 0
     sent_blocks: int = 0
     bytes_sent: int = 0
+    waits: bool = False
+    """The master target takes nothing: it waits for room to keep what is overwritten."""
     overwrites: bool = False
     """The master target took the session, for a target that was there before and that no broken run had begun."""

@@ -153,6 +153,9 @@ class Lane:
                         return
                     continue
                 source, order = work
+                if self._window.forsook(source.stream):
+                    self._work.sent(1)
+                    continue
                 if self._source is not source:
                     self._flush()
                 self._source = source

@@ -9,9 +9,10 @@ from typing import Final, TypeAlias
 
 from agent.barrier import Barrier
 from agent.config import AgentConfig
+from agent.connecting import Caller
 from agent.crew import Crew, at_once
 from agent.descent import Ask, Descent, Order, Ship
-from agent.errors import MasttargetUnreachable, NeverSettled, SourceChanged, SourceTouched, Stopped
+from agent.errors import NeverSettled, SourceChanged, SourceTouched, Stopped
 from agent.lanes import NEAR_SECONDS
 from agent.pace import Bucket, Compressor
 from agent.ports import Connect, LineState, Quiesce, SentRecord, SourceMark, StillSource
@@ -25,13 +26,13 @@ from disks.disk import Disk
 from disks.scan import RegionRun, data_runs, scan
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import HANDSHAKE_SECONDS_MAX, HEARTBEAT_SECONDS
+from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX
 from drcore.secret import Secret
 from drcore.units import BLOCK_BYTES, REGION_BYTES
-from wireproto.connection import SESSION_STREAM, Connection, Greeted, Received
+from wireproto.connection import SESSION_STREAM, Received
 from wireproto.errors import ConnectionLost, MessageRefused, PeerReported
-from wireproto.handshake import DiskOffer, Hello, Purpose
-from wireproto.keys import RANDOM_BYTES, digest_secret
+from wireproto.handshake import DiskOffer, Purpose
+from wireproto.keys import digest_secret
 from wireproto.link import Link
 from wireproto.messages import (
     Alive,
@@ -42,9 +43,9 @@ from wireproto.messages import (
     DiskState,
     DiskTotals,
     Durable,
+    Failed,
     Mismatch,
     Missing,
-    Open,
     Opened,
     Published,
     Ready,
@@ -102,6 +103,18 @@ class _Item:
     disk: SyncDisk
     empty: bool = False
     """The target holds nothing: every block is read once, when it is shipped."""
+    failure: PeerReported | None = None
+    """Why its target takes nothing more; the other disks go on."""
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to be compared or ordered."""
+        return self.failure is not None or self.orders.settled
+
+    @property
+    def held(self) -> bool:
+        """Orders wait for the target's index."""
+        return self.failure is None and self.orders.held is not None
 
 
 @dataclass(slots=True)
@@ -141,7 +154,12 @@ class Sync:
         self._scanned_before = 0
         self._began = 0.0
         self._read_at: float | None = None
+        self._waited_at: float | None = None
         secret = digest_secret(ports.shared, config.item.bytes).reveal()
+        offers = tuple(disk.offer for disk in disks)
+        self._caller = Caller(
+            config, ports.connect, ports.clock, ports.random, ports.shared, offers, self._patient
+        )
         self._items = [self._item(stream, disk, secret) for stream, disk in enumerate(disks, start=1)]
         self.progress = Progress(total_bytes=sum(disk.offer.size for disk in disks))
 
@@ -206,7 +224,7 @@ class Sync:
 
     def _open(self) -> Opened:
         """The session is open with all its lanes."""
-        first, opened = self._connect(Purpose.SESSION, 0, 0)
+        first, opened = self._caller.call(Purpose.SESSION, 0, 0)
         self._links.append(first)
         if len(opened.disks) != len(self._disks) and opened.published != self.point:
             raise MessageRefused(reason="an opening of other disks")
@@ -228,68 +246,10 @@ class Sync:
 
     def _further(self, lane: int) -> Link:
         """One more connection of the open session."""
-        return self._connect(Purpose.LANE, self._session, lane)[0]
+        return self._caller.call(Purpose.LANE, self._session, lane)[0]
 
     def _line(self, link: Link) -> LineState | None:
         return self._ports.connect.line(link.transport)
-
-    def _connect(self, purpose: Purpose, session: int, lane: int) -> tuple[Link, Opened]:
-        clock = self._ports.clock
-        connection = Connection(is_agent=True, shared=self._ports.shared)
-        link = Link(
-            connection,
-            self._ports.connect(),
-            threading.Lock(),
-            clock.monotonic,
-            self._ports.connect.peer,
-        )
-        try:
-            hello = Hello(
-                purpose,
-                self._config.item.bytes,
-                self._config.generation,
-                session,
-                lane,
-                int(clock.now() * 1000),
-                self._ports.random(RANDOM_BYTES),
-                tuple(disk.offer for disk in self._disks),
-            )
-            self._greet(link, connection.greet(hello))
-            link.send(SESSION_STREAM, Open())
-            event = link.receive()
-            if isinstance(event, Received) and isinstance(event.message, Report):
-                raise error_of(event.message)
-            if not isinstance(event, Received) or not isinstance(event.message, Opened):
-                raise MessageRefused(reason="no opening")
-            return link, event.message
-        except BaseException:
-            link.close()
-            raise
-
-    def _greet(self, link: Link, hello: bytes) -> None:
-        """The master target proved its key. Errors: `MasttargetUnreachable` (HW-AGENT-003) when it says nothing."""
-        silent = threading.Event()
-
-        def hang_up() -> None:
-            silent.set()
-            link.close()
-
-        deadline = threading.Timer(HANDSHAKE_SECONDS_MAX, hang_up)
-        deadline.daemon = True
-        deadline.start()
-        try:
-            link.send_clear(hello)
-            if not isinstance(link.receive(), Greeted):
-                raise MessageRefused(reason="no welcome")
-        except ConnectionLost as error:
-            if not silent.is_set():
-                raise
-            reason = (
-                f"something takes the connection and says nothing for {HANDSHAKE_SECONDS_MAX:.0f} seconds"
-            )
-            raise MasttargetUnreachable(address=link.peer, reason=reason) from error
-        finally:
-            deadline.cancel()
 
     def _start(self) -> None:
         """Every loop runs: one that reads the sources, one that receives and one that ships for each lane."""
@@ -378,18 +338,39 @@ class Sync:
                 match event.message:
                     case Durable(sequence):
                         self._window.durable(lane.number, event.stream, sequence)
-                    case Alive():
-                        pass
+                    case Alive(waits):
+                        self._told_alive(waits)
                     case Report() as report:
                         raise error_of(report)
                     case Missing() as answer:
                         self._answered(event, answer)
+                    case Failed(report):
+                        self._forsake(event, error_of(report))
                     case _:
                         self._inbox.put(event.detached())
         except Exception as error:
             if not lane.left:
                 self._fail(coded(error))
             lane.link.close()
+
+    def _forsake(self, event: Received, error: PeerReported) -> None:
+        """The disk is left alone. At once: lanes, or the comparing loop, may wait for a word about it."""
+        item = self._items[event.stream - 1]
+        item.failure = error
+        self._window.forsake(event.stream)
+        item.source.referrals.forsake()
+        self._inbox.put(event)
+
+    def _told_alive(self, waits: bool) -> None:
+        """Whoever watches knows whether the master target waits for room."""
+        if waits:
+            self._waited_at = self._ports.clock.monotonic()
+        self.progress.waits = waits
+
+    def _patient(self) -> bool:
+        """The master target said just now that it takes nothing: a line on which nothing moves is no loss."""
+        now = self._ports.clock.monotonic()
+        return not self._over and self._waited_at is not None and now - self._waited_at < IDLE_SECONDS_MAX
 
     def _answered(self, event: Received, answer: Missing) -> None:
         """Lanes may refer to more; what was not found is due. At once: the comparing loop may wait for a lane."""
@@ -416,9 +397,12 @@ class Sync:
         committed = False
         while True:
             self._give_orders()
-            settled = all(item.orders.settled for item in self._items)
+            settled = all(item.settled for item in self._items)
+            if all(item.failure is not None for item in self._items):
+                self._stop_with_failures()
             if not committed and self._source_read and settled:
                 self._work.settle()
+                self._stop_with_failures()
                 self._commit()
                 committed = True
             event = self._next_event()
@@ -437,16 +421,31 @@ class Sync:
                         raise NeverSettled(blocks=blocks, rounds=rounds)
             self._apply(event)
 
+    def _stop_with_failures(self) -> None:
+        """Returns where no target has failed. Errors: why the first one did, once what the others got is durable."""
+        if all(item.failure is None for item in self._items):
+            return
+        for lane in list(self._crew.lanes):
+            self._window.settle(lane.number)
+        failures = [item.failure for item in self._items if item.failure is not None]
+        facts = failures[0].facts()
+        others = len(self._items) - len(failures)
+        facts["peer_found"] += (
+            f"; {others} of the item's {len(self._items)} disks hold what their sources hold, durably, and no point "
+            "was made"
+        )
+        raise PeerReported(**facts)
+
     def _next_event(self) -> "_Inbound | None":
         """What comes next; None when orders have waited for a while, so that it is seen whether they still should."""
         try:
-            return self._inbox.get(
-                timeout=HELD_SECONDS if any(item.orders.held for item in self._items) else None
-            )
+            return self._inbox.get(timeout=HELD_SECONDS if any(item.held for item in self._items) else None)
         except queue.Empty:
             return None
 
     def _apply(self, event: "_SourceRun | _Scanned | Received") -> None:
+        if isinstance(event, Received) and event.stream and self._items[event.stream - 1].failure is not None:
+            return
         match event:
             case _SourceRun(stream, run):
                 self._items[stream - 1].descent.source_scanned(run)
@@ -470,7 +469,7 @@ class Sync:
 
     def _give_orders(self) -> None:
         for item in self._items:
-            while (order := item.orders.next(self._outlook(item))) is not None:
+            while item.failure is None and (order := item.orders.next(self._outlook(item))) is not None:
                 self._give(item, order)
                 if item.empty:
                     self._tell_compared()
@@ -528,7 +527,8 @@ class Sync:
 
     def _part(self, error: HomewardError) -> None:
         """The master target knows why the run ends, unless it said so itself or is gone."""
-        if isinstance(error, ConnectionLost | PeerReported) or not self._links:
+        alone = isinstance(error, PeerReported) and all(item.failure is None for item in self._items)
+        if alone or isinstance(error, ConnectionLost) or not self._links:
             return
         if self._links[0].connection.may_send:
             message = Bye() if isinstance(error, Stopped) else report_of(error)

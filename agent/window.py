@@ -15,6 +15,7 @@ class Window:
         self._changed = threading.Condition()
         self._under_way: dict[tuple[int, int], deque[tuple[int, int]]] = {}
         self._bytes = 0
+        self._forsaken: set[int] = set()
         self._failure: HomewardError | None = None
 
     def acquire(self, count: int) -> None:
@@ -35,6 +36,10 @@ class Window:
     def sent(self, lane: int, stream: int, sequence: int, reserved: int, count: int) -> None:
         """The frame for which `reserved` bytes were acquired has gone with `count` bytes."""
         with self._changed:
+            if stream in self._forsaken:
+                self._bytes -= reserved
+                self._changed.notify_all()
+                return
             self._bytes += count - reserved
             self._under_way.setdefault((lane, stream), deque()).append((sequence, count))
 
@@ -48,6 +53,20 @@ class Window:
             self._bytes -= done
             self._changed.notify_all()
         return done
+
+    def forsake(self, stream: int) -> None:
+        """No frame of the stream is waited for any more: none will become durable."""
+        with self._changed:
+            self._forsaken.add(stream)
+            for (_, of), frames in self._under_way.items():
+                if of == stream:
+                    self._bytes -= sum(count for _, count in frames)
+                    frames.clear()
+            self._changed.notify_all()
+
+    def forsook(self, stream: int) -> bool:
+        """Whether nothing of the stream is to be sent any more."""
+        return stream in self._forsaken
 
     def settle(self, lane: int) -> None:
         """Everything that went over this lane is durable. Errors: the failure that ended the session."""

@@ -209,7 +209,7 @@ def compare(
     about = "" if found.exact else "about "
     show.answer(
         f"different: {show.count(found.blocks_changed)} of {show.count(found.blocks_total)} blocks (64 KiB), "
-        f"in them {show.count(found.sectors_changed)} sectors (4 KiB), {show.size(found.bytes_changed)}"
+        f"in them {show.counted(found.sectors_changed, 'sector')} (4 KiB), {show.size(found.bytes_changed)}"
     )
     show.answer(f"of those bytes {show.size(found.bytes_zero)} become zero")
     show.answer(f"a sync would send {about}{show.size(found.bytes_to_send)} of content, compressed")
@@ -379,7 +379,8 @@ def _summary(report: Any, seconds: float, cpu: float) -> None:
         again = " (a broken run went on)" if report.resumed else ""
         show.answer(f"done in {show.duration(seconds)}{again}: source and target hold the same")
         show.answer(
-            f"sent      {show.count(disk.blocks_sent)} blocks, in them {show.count(disk.sectors_sent)} sectors, "
+            f"sent      {show.counted(disk.blocks_sent, 'block')}, in "
+            f"{'it' if disk.blocks_sent == 1 else 'them'} {show.counted(disk.sectors_sent, 'sector')}, "
             f"{show.size(disk.content_bytes)} of content"
         )
         if disk.bytes_resent:
@@ -397,6 +398,10 @@ def _standing(agent: Any) -> show.Standing:
     if agent is None:
         return show.Standing(0, 0, 0, "starting")
     now = agent.progress
+    if now.waits:
+        return show.Standing(
+            now.compared_bytes, now.total_bytes, now.bytes_sent, "waiting for room at the master target"
+        )
     if now.compared_bytes < now.total_bytes:
         return show.Standing(now.compared_bytes, now.total_bytes, now.bytes_sent, "comparing and sending")
     sent, ordered = now.sent_blocks * BLOCK_BYTES, now.ordered_blocks * BLOCK_BYTES
@@ -479,8 +484,13 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
         show.say(f"{error}")
 
     role = Agent(settings.load(config_path), on_retry, on_warning=on_warning)
+    waited = False
 
     def standing() -> show.Standing:
+        nonlocal waited
+        if role.progress.waits != waited:
+            waited = not waited
+            show.say(show.WAITS_FOR_ROOM if waited else "there is room again: the cycle goes on")
         return _standing(role)
 
     def settings_again() -> None:

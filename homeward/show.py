@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from disks.catalogue import DiskIdentity, ImageInfo
     from disks.check import Finding
 
+WAITS_FOR_ROOM: Final = (
+    "waiting: the retention volume of the master target is full (HW-MT-036). Make room there, or give points up with "
+    "homeward points drop, and the cycle goes on by itself; or stop it with Ctrl-C, and the same command goes on later"
+)
 LINE_SECONDS: Final = 10.0
 FRAME_SECONDS: Final = 0.2
 RATE_SECONDS: Final = 10.0
@@ -58,6 +62,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 class _Rate:
     """Bytes a second and time left, from the last seconds."""
 
@@ -65,6 +74,8 @@ class _Rate:
         self._seen: list[tuple[float, int, int]] = []
 
     def add(self, now: float, standing: Standing) -> tuple[float, float | None]:
+        if self._seen and standing.moved < self._seen[-1][2]:
+            self._seen.clear()  # a new session counts from zero
         self._seen.append((now, standing.done, standing.moved))
         while len(self._seen) > 2 and now - self._seen[0][0] > RATE_SECONDS:
             self._seen.pop(0)
@@ -76,7 +87,9 @@ class _Rate:
 
 
 def _line(standing: Standing, rate: float, left: float | None) -> str:
-    share = 100 * standing.done / standing.total if standing.total else 100.0
+    if not standing.total:
+        return f"{standing.label}: {size(standing.moved)} so far, {size(rate)}/s"
+    share = 100 * standing.done / standing.total
     eta = f"{duration(left)} left" if left is not None else "time left not known yet"
     return (
         f"{standing.label}: {share:.0f} % of {size(standing.total)}, {size(standing.moved)} so far, "

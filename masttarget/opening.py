@@ -1,6 +1,6 @@
 """From a configured disk to an open target: existence, identity, size, and what an earlier run left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from disks.digestmap import DigestMap
@@ -11,6 +11,7 @@ from drcore.units import parts
 from masttarget.commit import GroupCommit
 from masttarget.config import DiskConfig
 from masttarget.errors import (
+    Fenced,
     JournalDamaged,
     NotAdopted,
     OtherTarget,
@@ -190,6 +191,15 @@ def open_disk(
         raise
     commit.start()
     return OpenDisk(config, target, journal, record, commit, resumed, empty, published, retention, verified)
+
+
+def check_generation(generation: int, records: Iterable[CycleRecord | None]) -> None:
+    """The agent's generation is not older than any of the disks'. Errors: `Fenced` (HW-MT-008)."""
+    known = [record for record in records if record is not None]
+    newest = max((record.generation for record in known), default=0)
+    if generation < newest:
+        session = max(record.session for record in known)
+        raise Fenced(session=0, generation=generation, current_session=session, current_generation=newest)
 
 
 def durable_place(journal: Journal, config: DiskConfig) -> tuple[int, int]:

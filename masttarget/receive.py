@@ -12,16 +12,17 @@ from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX, MASTTARGET_DISKS_
 from drcore.secret import Secret
 from masttarget.commit import Acknowledge
 from masttarget.config import DiskConfig
-from masttarget.errors import Diverged, Fenced, Stopping, UnknownDisk, UnknownItem
+from masttarget.errors import Fenced, Stopping, UnknownDisk, UnknownItem
 from masttarget.errors_retention import SlotsTaken
 from masttarget.group import GroupNotes
 from masttarget.groups import Groups
 from masttarget.health import Meter
-from masttarget.opening import OpenDisk, open_disk
+from masttarget.journal import CycleRecord
+from masttarget.opening import OpenDisk, check_generation, open_disk
 from masttarget.points import Kind
 from masttarget.ports import Log, RandomBytes, TargetStore
 from masttarget.retention import Retention
-from masttarget.session import Session, part
+from masttarget.session import OF_A_DISK, Session, part
 from masttarget.target import Applied
 from wireproto.barrier import Enrol, Frozen, Harvested
 from wireproto.connection import SESSION_STREAM, Greeted, Received
@@ -38,6 +39,7 @@ from wireproto.messages import (
     Data,
     DiskState,
     Durable,
+    Failed,
     Message,
     Mismatch,
     Open,
@@ -50,6 +52,7 @@ from wireproto.messages import (
     Seek,
     Unsettled,
     Zeroes,
+    report_of,
 )
 
 
@@ -98,10 +101,10 @@ class Reception:
         """Agents hear from this side often enough to know that it lives, and to notice bytes that were lost."""
         while not self._stopping.wait(HEARTBEAT_SECONDS):
             with self._lock:
-                links = [link for session in self._sessions.values() for link in session.links]
-            for link in links:
+                found = [(link, session) for session in self._sessions.values() for link in session.links]
+            for link, session in found:
                 with suppress(HomewardError):
-                    link.send(SESSION_STREAM, Alive())
+                    link.send(SESSION_STREAM, Alive(session.waits()))
 
     def serve(self, link: Link, proved: Callable[[], None]) -> None:
         """The connection is over; `proved` was called when the peer had shown that it holds the key."""
@@ -114,6 +117,7 @@ class Reception:
             else:
                 session = self._begin(link, hello)
                 self._tell(session)
+            link.patient = session.waits
             if not self._converse(link, session):
                 session = None
         except Exception as failure:
@@ -213,19 +217,38 @@ class Reception:
         return session
 
     def _take_over(self, link: Link, hello: Hello) -> Session:
-        """The disks are open and take nothing of older sessions any more. Errors: `Fenced`, those of opening."""
-        secret = digest_secret(self._shared, hello.item).reveal()
+        """The disks are open and take nothing of older sessions any more; whoever is refused leaves none open.
+
+        Errors: `Fenced`, those of opening.
+        """
         self._groups.make_good(list(self._open.values()), self._end_cycle, hello.item)
+        # Before a disk is opened: an agent that is refused must keep nobody out of it.
+        check_generation(hello.generation, [self._recorded(offer.disk) for offer in hello.disks])
+        before = dict(self._open)
+        try:
+            return self._take(link, hello)
+        except BaseException:
+            for disk in (offer.disk for offer in hello.disks):
+                found = self._open.get(disk)
+                if found is not None and found is not before.get(disk):
+                    with self._lock:
+                        del self._open[disk]
+                    self._close(found)
+            raise
+
+    def _recorded(self, disk: bytes) -> CycleRecord | None:
+        """What is durable of a disk, open or not."""
+        if (found := self._open.get(disk)) is not None:
+            return found.record
+        return self._store.journal(self._configs[disk]).load()
+
+    def _take(self, link: Link, hello: Hello) -> Session:
+        """As `_take_over`; what was opened on the way stays so."""
+        secret = digest_secret(self._shared, hello.item).reveal()
         disks = [self._disk(offer.disk, offer.size, secret) for offer in hello.disks]
-        newest = max(disk.record.generation for disk in disks)
+        # Again: a rollback may have come in between.
+        check_generation(hello.generation, [disk.record for disk in disks])
         number = 1 + max(disk.record.session for disk in disks)
-        if hello.generation < newest:
-            raise Fenced(
-                session=0,
-                generation=hello.generation,
-                current_session=number - 1,
-                current_generation=newest,
-            )
         if self._retention is not None:
             self._retention.item(hello.item).interrupt()
         for disk in disks:
@@ -281,15 +304,19 @@ class Reception:
             with self._lock:
                 del self._open[disk]
             found.close(self._store)
-        opened = open_disk(
-            self._configs[disk],
-            size,
-            secret,
-            self._store,
-            self._clock,
-            lambda error: self._failed(disk, error),
-            self._retention.item(self._configs[disk].item.bytes) if self._retention is not None else None,
-        )
+        try:
+            opened = open_disk(
+                self._configs[disk],
+                size,
+                secret,
+                self._store,
+                self._clock,
+                lambda error: self._failed(disk, error),
+                self._retention.item(self._configs[disk].item.bytes) if self._retention is not None else None,
+            )
+        except HomewardError as error:
+            self.meters[disk].failure = error.code
+            raise
         with self._lock:
             self._open[disk] = opened
         if opened.published_before:
@@ -308,12 +335,25 @@ class Reception:
             self._published[self._configs[disk].item.bytes] = point
 
     def _failed(self, disk: bytes, error: HomewardError) -> None:
-        """The sessions that write to a disk that has failed are told and over."""
+        """The session that writes to a disk that has failed goes on without it, or is over."""
         self.meters[disk].failure = error.code
         for session in list(self._sessions.values()):
-            if any(one.config.disk.bytes == disk for one in session.disks):
-                self._log("disk failed", disk_id=disk.hex(), code=error.code, error=str(error))
-                session.end(error)
+            for index, one in enumerate(session.disks):
+                if one.config.disk.bytes == disk and not self._lose(session, index, error):
+                    session.end(error)
+
+    def _lose(self, session: Session, index: int, error: HomewardError) -> bool:
+        """The disk has stopped, and the agent was told; False when no other disk of the session goes on."""
+        disk = session.disks[index].config.disk
+        self.meters[disk.bytes].failure = error.code
+        if index in session.failed:
+            return True
+        self._log("disk failed", disk_id=disk.hex, code=error.code, error=str(error))
+        others = session.lose(index, error)
+        if others:
+            with suppress(HomewardError):
+                session.primary.send(index + 1, Failed(report_of(error)))
+        return others
 
     def _join(self, link: Link, hello: Hello) -> Session:
         """One more lane of the current session."""
@@ -366,9 +406,14 @@ class Reception:
         try:
             for stream, disk in enumerate(session.disks, start=1):
                 meter = self.meters[disk.config.disk.bytes]
-                for run in disk.target.scanned(on_bytes):
-                    digests = EMPTY if run.digest is None else memoryview(run.digest)
-                    session.primary.send(stream, Scanned(run.first, run.count, digests))
+                try:
+                    for run in disk.target.scanned(on_bytes):
+                        digests = EMPTY if run.digest is None else memoryview(run.digest)
+                        session.primary.send(stream, Scanned(run.first, run.count, digests))
+                except OF_A_DISK as error:
+                    if not self._lose(session, stream - 1, error):
+                        raise
+                    continue
                 meter.compared_bytes = disk.target.data_bytes
                 if disk.target.lost:
                     self._log(
@@ -411,8 +456,14 @@ class Reception:
                     self._commit(link, session, commit)
                 case Enrol() | Frozen() | Harvested() as message:
                     self._groups.gather(link, session, message)
-                case message:
-                    self._content(link, session, event, message, acknowledge)
+                case message if event.stream - 1 not in session.failed:
+                    try:
+                        self._content(link, session, event, message, acknowledge)
+                    except OF_A_DISK as error:
+                        if not self._lose(session, event.stream - 1, error):
+                            raise
+                case _:
+                    pass  # on its way before the agent knew that this disk has stopped
 
     def _content(
         self, link: Link, session: Session, event: Received, message: Message, acknowledge: Acknowledge
@@ -483,9 +534,10 @@ class Reception:
         session.wait_for(commit.disks, self._clock.monotonic() + IDLE_SECONDS_MAX, self._clock)
         # The agent may commit as soon as it has the last digest, before the scan's thread knows that it is done.
         session.wait_for_scan()
+        session.check_whole()
         for disk in session.disks:
             disk.commit.settle()
-        self._read_again(session)
+        session.read_again(self._store)
         with ExitStack() as stack:
             # What is published is what was judged: no frame and no newer session comes in between.
             for disk in session.disks:
@@ -499,19 +551,6 @@ class Reception:
             link.send(SESSION_STREAM, Published(commit.point))
         elif ready := group.commit(session.item, session, commit):
             self._groups.publish(group, ready, self._judge, self._publish)
-
-    def _read_again(self, session: Session) -> None:
-        """What was written since the last point was read from the media, where points are verified.
-
-        Errors: `ReadBackDiffers` (HW-MT-055), those of the disks, and what ended the session meanwhile.
-        """
-
-        def going_on() -> None:
-            if session.ended:
-                raise session.reason or Stopping()
-
-        for disk in session.disks:
-            disk.read_again(self._store, going_on)
 
     def _judge(self, session: Session, commit: Commit) -> bool:
         """Whether nothing is due any more; the disks' locks are held. Errors: `Diverged`, `Fenced`."""
@@ -527,19 +566,8 @@ class Reception:
         unread = any(disk.verified is not None and disk.verified.due for disk in session.disks)
         if ahead or unread or any(disk.target.mismatched for disk in session.disks):
             return False
-        for index, (disk, total) in enumerate(zip(session.disks, commit.disks, strict=True)):
-            root = disk.target.digests.root()
-            counted = (session.frames[index], session.plain_bytes[index])
-            if root != total.root or counted != (total.frames, total.plain_bytes) or not disk.target.known:
-                raise Diverged(
-                    disk=disk.config.disk.hex,
-                    source_root=total.root.hex(),
-                    target_root=root.hex(),
-                    source_frames=total.frames,
-                    target_frames=counted[0],
-                    source_bytes=total.plain_bytes,
-                    target_bytes=counted[1],
-                )
+        for index, total in enumerate(commit.disks):
+            session.check_equal(index, total)
         return True
 
     def _publish(self, session: Session, commit: Commit) -> None:

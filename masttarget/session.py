@@ -4,11 +4,13 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from disks.errors import FlushFailed, ImageDamaged, ImageFull, NoSpace, ReadFailed, WriteFailed
 from drcore.clock import Clock
 from drcore.errors import HomewardError
-from masttarget.errors import Stopping
+from masttarget.errors import Diverged, JournalFailed, Stopping, TargetFailed
 from masttarget.opening import OpenDisk
 from masttarget.points import PointDisk
+from masttarget.ports import TargetStore
 from masttarget.verified import Content
 from wireproto.connection import SESSION_STREAM
 from wireproto.errors import ConnectionLost
@@ -16,8 +18,16 @@ from wireproto.handshake import DiskOffer
 from wireproto.link import Link
 from wireproto.messages import DiskTotals, report_of
 
+OF_A_DISK = (
+    *(NoSpace, WriteFailed, FlushFailed, ReadFailed, ImageFull, ImageDamaged),
+    *(TargetFailed, JournalFailed),
+)
+"""What stops the one disk that it happens to."""
 PARTING_SECONDS = 2.0
 """How long an agent that was told why gets to hang up by itself."""
+
+WAIT_SECONDS = 1.0
+"""How often it is looked whether frames are missing because the cycle waits for room."""
 
 
 def part(link: Link, error: HomewardError) -> None:
@@ -57,6 +67,8 @@ class Session:
     ended: bool = False
     reason: HomewardError | None = None
     """Why it ended, where that was no part of the dialogue."""
+    failed: dict[int, HomewardError] = field(default_factory=dict)
+    """Disks, by their place in `disks`, that have stopped while the others go on."""
     finished: bool = False
     published: bytes = bytes(16)
     scanner: threading.Thread | None = None
@@ -66,6 +78,10 @@ class Session:
     def item(self) -> bytes:
         """Whose disks these are."""
         return self.disks[0].config.item.bytes
+
+    def waits(self) -> bool:
+        """Whether its cycle waits for room on the retention volume."""
+        return not self.ended and any(disk.waits() for disk in self.disks)
 
     def point_disks(self) -> list[PointDisk]:
         """What a point of this moment says of the disks."""
@@ -86,13 +102,59 @@ class Session:
             self.arrived.notify_all()
 
     def wait_for(self, totals: tuple[DiskTotals, ...], deadline: float, clock: Clock) -> None:
-        """As many frames as the commit tells of were applied, or the deadline has passed, or the session ended."""
+        """As many frames as the commit tells of were applied, or the deadline has passed, or the session ended.
+
+        The deadline moves on while the cycle waits for room.
+        """
         with self.arrived:
+            allowed = deadline - clock.monotonic()
             while any(total.frames > got for total, got in zip(totals, self.frames, strict=True)):
+                if self.waits():
+                    deadline = clock.monotonic() + allowed
                 rest = deadline - clock.monotonic()
                 if rest <= 0 or self.ended:
                     return
-                self.arrived.wait(rest)
+                self.arrived.wait(min(rest, WAIT_SECONDS))
+
+    def lose(self, disk: int, error: HomewardError) -> bool:
+        """The disk takes nothing more in this session; answers whether another one still does."""
+        with self.arrived:
+            self.failed.setdefault(disk, error)
+            return len(self.failed) < len(self.disks)
+
+    def check_whole(self) -> None:
+        """Every disk goes on. Errors: what stopped the first that does not."""
+        for error in self.failed.values():
+            raise error
+
+    def read_again(self, store: TargetStore) -> None:
+        """What was written since the last point was read from the media, where points are verified.
+
+        Errors: `ReadBackDiffers` (HW-MT-055), those of the disks, and what ended the session meanwhile.
+        """
+
+        def going_on() -> None:
+            if self.ended:
+                raise self.reason or Stopping()
+
+        for disk in self.disks:
+            disk.read_again(store, going_on)
+
+    def check_equal(self, index: int, total: DiskTotals) -> None:
+        """The disk has got, and holds, what the agent counts. Errors: `Diverged` (HW-MT-009)."""
+        disk = self.disks[index]
+        root = disk.target.digests.root()
+        counted = (self.frames[index], self.plain_bytes[index])
+        if root != total.root or counted != (total.frames, total.plain_bytes) or not disk.target.known:
+            raise Diverged(
+                disk=disk.config.disk.hex,
+                source_root=total.root.hex(),
+                target_root=root.hex(),
+                source_frames=total.frames,
+                target_frames=counted[0],
+                source_bytes=total.plain_bytes,
+                target_bytes=counted[1],
+            )
 
     def end(self, error: HomewardError | None) -> None:
         """Nothing more is received in this session; the agent is told why, where it still listens."""

@@ -75,6 +75,7 @@ TARGET_MAY_SEND: Final[dict[Phase, dict[MessageType, Phase]]] = {
         _T.MISMATCH: Phase.RUNNING,
         _T.READY: Phase.RUNNING,
         _T.MISSING: Phase.RUNNING,
+        _T.FAILED: Phase.RUNNING,
         _T.PREPARE: Phase.RUNNING,
         _T.THAW: Phase.RUNNING,
         _T.UNSETTLED: Phase.RUNNING,

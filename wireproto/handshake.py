@@ -21,12 +21,11 @@ from wireproto.messages import (
     DISKS_MAX,
     REPORT_TEXTS,
     Report,
-    decode_words,
-    encode_words,
     error_of,
     report_of,
     report_words,
 )
+from wireproto.words import decode_words, encode_words
 
 FIRST_VERSION: Final = 1
 LAST_VERSION: Final = VERSION

@@ -16,8 +16,8 @@ class Transport(Protocol):
         """Waits for bytes and puts some into `buffer`; 0 when the peer has closed."""
         ...
 
-    def sendall(self, data: memoryview | bytes, /) -> None:
-        """Returns when all bytes were taken."""
+    def send(self, data: memoryview | bytes, /) -> int:
+        """Waits until some bytes, from the first one on, were taken; answers how many."""
         ...
 
     def shutdown(self, how: int, /) -> None:
@@ -50,6 +50,8 @@ class Link:
         self.transport = transport
         self._lock = lock
         self._monotonic = monotonic
+        self.patient: Callable[[], bool] = bool
+        """Whether a peer that neither sends nor takes a byte is known to live: then it is waited for once more."""
 
     def receive(self) -> Event:
         """The next event; waits for it. Errors: `ConnectionLost` and everything that `Connection.fed` raises."""
@@ -57,6 +59,8 @@ class Link:
             try:
                 count = self.transport.recv_into(self.connection.wanted())
             except OSError as error:
+                if _timed_out(error) and self.patient():
+                    continue
                 raise self._lost(error) from error
             if count == 0:
                 raise ConnectionLost(peer=self.peer, reason="the other end closed it")
@@ -93,11 +97,16 @@ class Link:
             raise ConnectionLost(peer=self.peer, reason="the dialogue has ended")
 
     def _push(self, data: memoryview | bytes) -> None:
-        try:
-            self.transport.sendall(data)
-        except OSError as error:
-            raise self._lost(error) from error
-        self.bytes_sent += len(data)
+        left = memoryview(data)
+        while left:
+            try:
+                taken = self.transport.send(left)
+            except OSError as error:
+                if _timed_out(error) and self.patient():
+                    continue
+                raise self._lost(error) from error
+            self.bytes_sent += taken
+            left = left[taken:]
 
     def finish(self) -> None:
         """Nothing more is sent; what was sent still arrives."""
@@ -121,6 +130,10 @@ class Link:
         self.transport.close()
 
     def _lost(self, error: OSError) -> ConnectionLost:
-        if isinstance(error, TimeoutError | BlockingIOError):
+        if _timed_out(error):
             return ConnectionLost(peer=self.peer, reason="no byte moved for too long")
         return ConnectionLost(peer=self.peer, reason=error.strerror or str(error))
+
+
+def _timed_out(error: OSError) -> bool:
+    return isinstance(error, TimeoutError | BlockingIOError)

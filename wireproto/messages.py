@@ -7,7 +7,7 @@ valid until the next frame is opened.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
@@ -16,7 +16,8 @@ from drcore.errors import HomewardError
 from drcore.limits import DISK_BYTES_MAX
 from drcore.units import BLOCK_BYTES, BLOCK_SECTORS, DIGEST_BYTES, FANOUT, SECTOR_BYTES
 from wireproto.barrier import Enrol, Frozen, Harvested, Prepare, Thaw, decode_enrol
-from wireproto.errors import REPORT_TEXT_MAX, LimitExceeded, MessageRefused, PeerReported
+from wireproto.errors import LimitExceeded, MessageRefused, PeerReported
+from wireproto.words import decode_words, encode_words
 
 PREFIX: Final = struct.Struct("<BBBBIQ")
 PREFIX_BYTES: Final = PREFIX.size
@@ -68,6 +69,7 @@ class MessageType(IntEnum):
     FROZEN = 22
     HARVESTED = 23
     THAW = 24
+    FAILED = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,13 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """Master target: this disk has stopped with this error and takes nothing more; the session's others go on."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """Either side: the dialogue ends here without an error (stopped by an operator, or done)."""
 
@@ -212,6 +221,9 @@ class Bye:
 @dataclass(frozen=True, slots=True)
 class Alive:
     """Either side: nothing to say, but still here. A frame that follows also brings lost bytes to light."""
+
+    waits: bool = False
+    """Master target: it takes nothing for now, as it waits for room to keep what is overwritten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +283,7 @@ Message: TypeAlias = (
     | Frozen
     | Harvested
     | Thaw
+    | Failed
     | Refer
     | Missing
 )
@@ -316,32 +329,6 @@ def _prefix(kind: MessageType, count: int = 0, index: int = 0, level: int = 0, f
     return PREFIX.pack(kind, flags, level, 0, count, index)
 
 
-def encode_words(words: Sequence[str]) -> bytes:
-    """Texts one after the other, each with a two-byte length, cut to a limit, control characters made spaces."""
-    parts = []
-    for word in words:
-        clean = "".join(letter if letter.isprintable() else " " for letter in word)
-        raw = clean.encode()[:REPORT_TEXT_MAX].decode(errors="ignore").encode()
-        parts.append(len(raw).to_bytes(2, "little") + raw)
-    return b"".join(parts)
-
-
-def decode_words(data: bytes, count: int) -> list[str]:
-    """The inverse of `encode_words`; errors: `MessageRefused` (HW-WIRE-006)."""
-    words, at = [], 0
-    for _ in range(count):
-        size = int.from_bytes(data[at : at + 2], "little")
-        raw = data[at + 2 : at + 2 + size]
-        if at + 2 > len(data) or len(raw) != size or size > REPORT_TEXT_MAX:
-            raise MessageRefused(reason="a text that is cut short or too long")
-        text = raw.decode(errors="replace")
-        words.append("".join(letter if letter.isprintable() else "?" for letter in text))
-        at += 2 + size
-    if at != len(data):
-        raise MessageRefused(reason="bytes behind the last text")
-    return words
-
-
 def encode(message: Message) -> list[bytes | memoryview]:
     """The message's plaintext in pieces, in order (pieces are lent, not copied)."""
     match message:
@@ -376,6 +363,8 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.UNSETTLED)]
         case Report():
             return [_prefix(MessageType.REPORT, REPORT_TEXTS), encode_words(report_words(message))]
+        case Failed(report):
+            return [_prefix(MessageType.FAILED, REPORT_TEXTS), encode_words(report_words(report))]
         case Bye():
             return [_prefix(MessageType.BYE)]
         case Enrol(group):
@@ -388,8 +377,8 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.HARVESTED), point]
         case Thaw(point):
             return [_prefix(MessageType.THAW), point]
-        case Alive():
-            return [_prefix(MessageType.ALIVE)]
+        case Alive(waits):
+            return [_prefix(MessageType.ALIVE, flags=int(waits))]
         case Seek(over):
             return [_prefix(MessageType.SEEK, flags=int(over))]
         case Ready(known):
@@ -504,10 +493,14 @@ def _commit(raw: _Raw) -> Message:
     return Commit(body[:_POINT_BYTES], body[_POINT_BYTES : 2 * _POINT_BYTES], totals, bool(kind))
 
 
-def _report(raw: _Raw) -> Message:
+def _report(raw: _Raw) -> Report:
     if raw.count != REPORT_TEXTS:
         raise MessageRefused(reason=f"a report of {raw.count} texts")
     return Report(*decode_words(bytes(raw.body), REPORT_TEXTS))
+
+
+def _failed(raw: _Raw) -> Message:
+    return Failed(_report(raw))
 
 
 def _durable(raw: _Raw) -> Message:
@@ -524,6 +517,13 @@ def _seek(raw: _Raw) -> Message:
     if raw.flags not in (0, 1):
         raise MessageRefused(reason=f"SEEK with flags {raw.flags}")
     return Seek(bool(raw.flags))
+
+
+def _alive(raw: _Raw) -> Message:
+    raw.sized(0)
+    if raw.flags not in (0, 1):
+        raise MessageRefused(reason=f"ALIVE with flags {raw.flags}")
+    return Alive(bool(raw.flags))
 
 
 def _ready(raw: _Raw) -> Message:
@@ -573,7 +573,7 @@ _DECODERS: Final[dict[MessageType, Callable[[_Raw], Message]]] = {
     MessageType.UNSETTLED: _bare(Unsettled()),
     MessageType.REPORT: _report,
     MessageType.BYE: _bare(Bye()),
-    MessageType.ALIVE: _bare(Alive()),
+    MessageType.ALIVE: _alive,
     MessageType.SEEK: _seek,
     MessageType.READY: _ready,
     MessageType.REFER: _refer,
@@ -583,4 +583,5 @@ _DECODERS: Final[dict[MessageType, Callable[[_Raw], Message]]] = {
     MessageType.FROZEN: lambda raw: Frozen(bytes(raw.sized(_POINT_BYTES))),
     MessageType.HARVESTED: lambda raw: Harvested(bytes(raw.sized(_POINT_BYTES))),
     MessageType.THAW: lambda raw: Thaw(bytes(raw.sized(_POINT_BYTES))),
+    MessageType.FAILED: _failed,
 }

@@ -199,7 +199,7 @@ def _hang_up() -> bytes:
 def test_a_peer_that_says_nothing_is_given_up(
     tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.sync.HANDSHAKE_SECONDS_MAX", 0.3)
+    monkeypatch.setattr("agent.connecting.HANDSHAKE_SECONDS_MAX", 0.3)
     site, *_ = a_site(tmp_path, dice)
     with Peer(lambda _: None) as peer, pytest.raises(HomewardError) as caught:
         site.sync(peer.port, reconnects=0)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import threading
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,6 +160,30 @@ class Site:
         assert "Traceback" not in self.served.stderr, self.served.stderr
 
     served: Outcome | None = None
+
+
+class Kept(Site):
+    """A site whose master target keeps points, and tells how its disks are doing."""
+
+    retention: Path | None = None
+    """In place of a directory beside the disks."""
+
+    def masttarget(self) -> MasttargetConfig:
+        return replace(
+            super().masttarget(),
+            retention=self.retention or self.folder / "retention",
+            retention_own_volume=False,
+            rpo_seconds=900.0,
+            metrics=("127.0.0.1", 0),
+        )
+
+    def health(self) -> list[str]:
+        """Of each disk, as a scrape tells it now."""
+        url = next(str(facts["url"]) for event, facts in reversed(self.log) if event == "metrics")
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        found = [re.fullmatch(r'homeward_disk_health{.*state="(\w+)".*} 1.0', line) for line in lines]
+        return [one[1] for one in found if one is not None]
 
 
 def no_retry(error: HomewardError, wait: float) -> None:

@@ -72,6 +72,24 @@ def test_the_window_holds_back_what_is_beyond_its_limit() -> None:
     assert waiting.end() is None
 
 
+def test_the_window_waits_for_nothing_of_a_disk_that_has_failed() -> None:
+    window = Window(100)
+    for stream in (1, 2):
+        window.acquire(50)
+        window.sent(0, stream, 0, 50, 50)
+    waiting = Waiting(lambda: window.acquire(40))
+    assert waiting.waits
+    window.forsake(1)
+    assert waiting.end() is None
+    window.sent(0, 1, 1, 40, 40)
+    assert window.forsook(1)
+    settling = Waiting(lambda: window.settle(0))
+    assert settling.waits
+    assert window.durable(0, 2, 0) == 50
+    assert settling.end() is None
+    window.acquire(100)
+
+
 def test_the_window_counts_each_lane_and_stream_by_itself() -> None:
     window = Window(1000)
     for sequence in range(3):
