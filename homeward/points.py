@@ -63,7 +63,7 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
     else:
         show.answer(
             f"{target} holds what it held before its last sync: "
-            f"{show.count(done.blocks_changed)} blocks of 64 KiB were written back, whole "
+            f"{show.counted(done.blocks_changed, 'block')} of 64 KiB written back, whole "
             f"({show.size(done.bytes_written)}; a sync sends and counts less: sectors, and no zero blocks)"
         )
         if done.more:

@@ -274,6 +274,7 @@ def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: boo
         "sequence": gone.point.sequence,
         "back_to": to.sequence,
         "before": before.sequence if before is not None else None,
+        "generation": gone.generation,
         "disks": disks,
     }
     if as_json:
@@ -282,9 +283,12 @@ def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: boo
     for name, one in gone.disks.items():
         show.answer(
             f"disk {name} holds what it held at point {to.sequence} ({to.time}): "
-            f"{show.count(one.blocks_changed)} blocks of 64 KiB were written"
+            f"{show.counted(one.blocks_changed, 'block')} of 64 KiB written"
         )
     show.answer(f"done: point {gone.point.sequence} stands for it" + ("" if made else ", as before"))
+    show.answer(
+        f"the next agent needs generation = {gone.generation} in its settings: an older one is refused (HW-MT-008)"
+    )
     if before is not None:
         show.answer(f"to take it back: homeward points rollback {item} {done['before']} --config {config}")
 

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from agent.errors import Stopped
+from drcore.errors import HomewardError
 from homeward import show
 from homeward.status import status_option, telling
 from homeward.stopping import Interrupt
@@ -122,7 +124,24 @@ def show_disks(config_path: Path, as_json: bool) -> None:
     from masttarget.adapters.files import LocalStore
 
     found = _masttarget(config_path)
-    _show_records(offline.show(found.disks, LocalStore(found.state_directory)), as_json)
+    newest = _newest(found.retention) if found.retention is not None else lambda disk: ""
+    _show_records(offline.show(found.disks, LocalStore(found.state_directory), newest), as_json)
+
+
+def _newest(retention: Path) -> Callable[[Any], str]:
+    """Answers the newest point of a disk; none where the list cannot be read, which the verbs of points tell."""
+    from masttarget.adapters.retention_files import RetentionFiles
+    from masttarget.points import Points
+
+    def newest(disk: Any) -> str:
+        points = Points(RetentionFiles(retention).points(disk.item.bytes), disk.item.hex)
+        with suppress(HomewardError):
+            points.load()
+        return next(
+            (point.id for point in reversed(list(points)) if point.disk(disk.disk.hex) is not None), ""
+        )
+
+    return newest
 
 
 def _masttarget(path: Path) -> Any:

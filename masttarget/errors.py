@@ -70,8 +70,8 @@ class NotAdopted(HomewardError):
     found = "{identity}"
     expected = "a confirmation that this is the disk to be overwritten"
     remedy = (
-        "compare what was found with the disk you mean; if it is that one: homeward sync --adopt, or adopt = true in "
-        "the [[disk]] of the master target's settings, and restart it"
+        "compare what was found with the disk you mean; if it is that one, confirm it: --adopt where it was homeward "
+        "sync, else adopt = true in the [[disk]] of the master target's settings, and restart what reads them"
     )
     path: str
     identity: str
@@ -98,7 +98,11 @@ class Fenced(HomewardError):
     what = "this session was fenced off"
     found = "session {session} of generation {generation}"
     expected = "session {current_session} of generation {current_generation}"
-    remedy = "only one agent may send for an item: stop this one, or start it again to take over"
+    remedy = (
+        "where its generation is the older one (a rollback, a failover or masttarget adopt raised it) and this agent "
+        "is the one to go on: set generation = {current_generation} in its settings and start it; else another agent "
+        "has taken over, and only one may send for an item: stop one of the two"
+    )
     session: int
     generation: int
     current_session: int

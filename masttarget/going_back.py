@@ -39,11 +39,15 @@ class _Opened:
 
 @dataclass(frozen=True, slots=True)
 class GoneBack:
-    """What became of it: the point that has the content now, and what was written, by disk UUID (hex)."""
+    """What became of it: the point that has the content now, and what was written, by disk UUID (hex).
+
+    `generation`: an agent has to have it, or a newer one, to be let in.
+    """
 
     point: Point
     before: Point | None
     disks: dict[str, RolledBack]
+    generation: int
 
 
 def go_back(
@@ -84,7 +88,7 @@ def go_back(
             item.points.note_rollback("done", to=to.sequence)
             for one in opened:
                 one.journal.store(replace(one.record, published=stands.id))
-            return GoneBack(stands, None, done)
+            return GoneBack(stands, None, done, max(one.record.generation for one in opened))
         disks = [
             replace(one, verified="") for one in to.disks
         ]  # what has to be read is known, and was not yet
@@ -92,7 +96,7 @@ def go_back(
         item.points.note_rollback("done", to=to.sequence)
         for one in opened:
             one.journal.store(replace(one.record, published=made.id))
-        return GoneBack(made, before, done)
+        return GoneBack(made, before, done, max(one.record.generation for one in opened))
 
 
 def _named(to: Point, item: ItemRetention) -> bytes:

@@ -32,9 +32,18 @@ class DiskRecord:
     open_cycle: bool
 
 
-def show(disks: tuple[DiskConfig, ...], store: TargetStore) -> tuple[DiskRecord, ...]:
-    """What the journal of every disk holds; no disk is opened. Errors: HW-MT-012, 013."""
-    return tuple(_record(disk, store.journal(disk).load()) for disk in disks)
+def show(
+    disks: tuple[DiskConfig, ...], store: TargetStore, newest: Callable[[DiskConfig], str] = lambda disk: ""
+) -> tuple[DiskRecord, ...]:
+    """What the journal of every disk holds; no disk is opened. Errors: HW-MT-012, 013.
+
+    `newest` names the last point of a disk whose journal has an open cycle, and so no word of the one before.
+    """
+    found = []
+    for disk in disks:
+        record = _record(disk, store.journal(disk).load())
+        found.append(replace(record, point=newest(disk)) if record.open_cycle else record)
+    return tuple(found)
 
 
 def adopt(disks: tuple[DiskConfig, ...], generation: int, store: TargetStore) -> tuple[DiskRecord, ...]:

@@ -3,6 +3,7 @@
 Any number of clients, one thread each; one read at a time. Whatever a client sends, the point stays as it is.
 """
 
+import os
 import socket
 import struct
 import threading
@@ -17,6 +18,7 @@ from drcore.limits import MIB
 from masttarget.errors_retention import ServeFailed
 
 PORT: Final = 10809
+_PORT_MAX: Final = 65535
 READ_BYTES_MAX: Final = 32 * MIB
 """The protocol's own bound on a request that was not negotiated otherwise."""
 OPTION_BYTES_MAX: Final = 8192
@@ -51,11 +53,15 @@ class NbdServer:
                 self.uri = f"nbd+unix:///?socket={address}"
             else:
                 host, _, port = address.rpartition(":")
+                if not port.isdecimal() or int(port) > _PORT_MAX:
+                    raise ServeFailed(address=address, reason="no HOST:PORT, and no absolute path")
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 self._socket = socket.create_server((host.strip("[]"), int(port)), family=family)
                 self.uri = f"nbd://{host}:{self._socket.getsockname()[1]}"
-        except (OSError, ValueError, OverflowError) as error:
-            raise ServeFailed(address=address, reason=str(error)) from error
+        except OSError as error:
+            # Not the text of a failed bind, which Python makes longer.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise ServeFailed(address=address, reason=reason or "no such address") from error
 
     def run(self) -> None:
         """Serves until `close`."""
