@@ -12,6 +12,8 @@ from agent.errors import ScriptFailed
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SAID_BYTES: Final = 4096
+_PIPE_BYTES: Final = 65536
+"""What a pipe holds on Linux (pipe(7))."""
 _TOLD_CHARACTERS: Final = 300
 _POLL_SECONDS: Final = 0.05
 _DEATH_SECONDS: Final = 1.0
@@ -42,7 +44,12 @@ class LocalPrograms:
             while status is None and time.monotonic() < deadline:
                 said = (said + _heard(process.stdout.fileno()))[-_SAID_BYTES:]
                 status = process.poll()
-            said = (said + _heard(process.stdout.fileno(), 0.0))[-_SAID_BYTES:]
+            # What it said last may still lie in the pipe, behind much else; a child that it left behind may go on.
+            for _ in range(_PIPE_BYTES // _SAID_BYTES):
+                more = _heard(process.stdout.fileno(), 0.0)
+                said = (said + more)[-_SAID_BYTES:]
+                if not more:
+                    break
         finally:
             if status is None:
                 with suppress(ProcessLookupError):
@@ -52,7 +59,10 @@ class LocalPrograms:
             assert process.stdout is not None
             process.stdout.close()
         if status != 0:
-            words = said.decode(errors="replace").strip().splitlines()
+            text = said.decode(errors="replace")
+            words = (
+                "".join(one if one.isprintable() or one == "\n" else " " for one in text).strip().splitlines()
+            )
             told = f": {words[-1][:_TOLD_CHARACTERS]}" if words else ""
             how = f"no end after {seconds:.1f} seconds" if status is None else f"exit status {status}"
             raise ScriptFailed(phase=phase, program=program[0], reason=how + told)

@@ -238,7 +238,7 @@ def test_a_program_is_told_what_it_needs_and_nothing_else(
     assert "HOMEWARD_PHASE=snapshot" in told
     assert "SIGNED_URL" not in told
     talkative = program(
-        tmp_path / "talk", "head -c 300000 /dev/zero | tr '\\\\0' x", "echo", "echo end >&2", "exit 1"
+        tmp_path / "talk", "head -c 300000 /dev/zero | tr '\\0' x", "echo", "echo end >&2", "exit 1"
     )
     with pytest.raises(ScriptFailed, match="exit status 1: end"):
         LocalPrograms().run("snapshot", talkative, 20.0, {})

@@ -29,7 +29,17 @@ from tests.system.roles import Pair, Site, no_retry
 from wireproto.errors import PeerReported
 
 MIB = 1024 * 1024
-AGENT_KEYS = {"disks", "bytes_sent", "bytes_received", "lanes", "resumed", "point", "seconds", "cpu_seconds"}
+AGENT_KEYS = {
+    "disks",
+    "bytes_sent",
+    "bytes_received",
+    "lanes",
+    "resumed",
+    "point",
+    "kind",
+    "seconds",
+    "cpu_seconds",
+}
 DISK_KEYS = {
     "virtual_size",
     "blocks_sent",

@@ -262,7 +262,7 @@ def test_the_way_back_is_not_given_up_under_a_sync_that_runs(tmp_path: Path, dic
     old = dice.randbytes(4 * MIB)
     source = write_sparse(tmp_path / "source.raw", dice.randbytes(4 * MIB))
     target = write_sparse(tmp_path / "target.raw", old)
-    process = start("sync", source, target, "--json", "--bandwidth", "2M")
+    process = start("sync", source, target, "--json", "--bandwidth", "700k")
     record = tmp_path / "target.raw.homeward" / "applied"
     wait_until(lambda: record.exists() and record.stat().st_size > 100)
     homeward("sync", "--drop-undo", target, "--json").refused("HW-DISKS-010")
