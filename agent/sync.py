@@ -397,14 +397,13 @@ class Sync:
         committed = False
         while True:
             self._give_orders()
-            settled = all(item.settled for item in self._items)
-            if all(item.failure is not None for item in self._items):
-                self._stop_with_failures()
-            if not committed and self._source_read and settled:
+            if self._source_read and all(item.settled for item in self._items):
                 self._work.settle()
-                self._stop_with_failures()
-                self._commit()
-                committed = True
+                if any(item.failure is not None for item in self._items):
+                    self._stop_with_failures()
+                elif not committed:
+                    self._commit()
+                    committed = True
             event = self._next_event()
             if event is None:
                 continue
@@ -422,11 +421,11 @@ class Sync:
             self._apply(event)
 
     def _stop_with_failures(self) -> None:
-        """Returns where no target has failed. Errors: why the first one did, once what the others got is durable."""
-        if all(item.failure is None for item in self._items):
-            return
+        """Returns while the others still lack something. Errors: why the first target failed, once they do not."""
         for lane in list(self._crew.lanes):
             self._window.settle(lane.number)
+        if not self._inbox.empty():
+            return  # a block may have to go once more
         failures = [item.failure for item in self._items if item.failure is not None]
         facts = failures[0].facts()
         others = len(self._items) - len(failures)

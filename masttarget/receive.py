@@ -534,9 +534,14 @@ class Reception:
         session.wait_for(commit.disks, self._clock.monotonic() + IDLE_SECONDS_MAX, self._clock)
         # The agent may commit as soon as it has the last digest, before the scan's thread knows that it is done.
         session.wait_for_scan()
-        session.check_whole()
-        for disk in session.disks:
-            disk.commit.settle()
+        for index, disk in enumerate(session.disks):
+            try:
+                disk.commit.settle()
+            except OF_A_DISK as error:
+                if not self._lose(session, index, error):
+                    raise
+        if session.failed:
+            return  # the agent knows by now, or will with the next word, and ends when the others are done
         session.read_again(self._store)
         with ExitStack() as stack:
             # What is published is what was judged: no frame and no newer session comes in between.

@@ -104,7 +104,7 @@ class Session:
     def wait_for(self, totals: tuple[DiskTotals, ...], deadline: float, clock: Clock) -> None:
         """As many frames as the commit tells of were applied, or the deadline has passed, or the session ended.
 
-        The deadline moves on while the cycle waits for room.
+        Or a disk has failed, whose frames never will be. The deadline moves on while the cycle waits for room.
         """
         with self.arrived:
             allowed = deadline - clock.monotonic()
@@ -112,7 +112,7 @@ class Session:
                 if self.waits():
                     deadline = clock.monotonic() + allowed
                 rest = deadline - clock.monotonic()
-                if rest <= 0 or self.ended:
+                if rest <= 0 or self.ended or self.failed:
                     return
                 self.arrived.wait(min(rest, WAIT_SECONDS))
 
@@ -120,12 +120,8 @@ class Session:
         """The disk takes nothing more in this session; answers whether another one still does."""
         with self.arrived:
             self.failed.setdefault(disk, error)
+            self.arrived.notify_all()
             return len(self.failed) < len(self.disks)
-
-    def check_whole(self) -> None:
-        """Every disk goes on. Errors: what stopped the first that does not."""
-        for error in self.failed.values():
-            raise error
 
     def read_again(self, store: TargetStore) -> None:
         """What was written since the last point was read from the media, where points are verified.

@@ -62,6 +62,7 @@ def test_the_agent_names_the_disk_and_ends_with_an_error(
     site = Kept(tmp_path, *pairs)
     with site.serving() as port:
         outcome = homeward("agent", "sync", "--config", site.write_agent(port), "--json")
-    assert outcome.code == 2
-    assert str(pairs[1].target) in outcome.stderr
+    assert outcome.code == 2, outcome
+    assert str(pairs[1].target) in outcome.stderr, outcome
+    assert pairs[0].target.exists(), (outcome, site.served)
     assert pairs[0].target.read_bytes() == pairs[0].source.read_bytes()
