@@ -1,11 +1,16 @@
 """What people see: sizes, times, progress in plain words, and nothing on stdout but the answer."""
 
 import json
+import os
+import sys
 import threading
+from contextlib import suppress
+from io import FileIO, TextIOWrapper
 
 import pytest
 
 from homeward import server, show
+from homeward.logs import log_to_stderr
 from homeward.show import Standing
 
 
@@ -135,3 +140,12 @@ def test_a_rate_is_never_negative_when_a_new_session_counts_from_zero() -> None:
 
 def test_a_line_about_nothing_ordered_yet_tells_no_share() -> None:
     assert show._line(Standing(0, 0, 2048, "waiting"), 0.0, None) == "waiting: 2.0 KiB so far, 0 B/s"
+
+
+def test_a_log_that_is_full_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    stream = TextIOWrapper(FileIO(full, "w"), write_through=True)
+    monkeypatch.setattr(sys, "stderr", stream)
+    log_to_stderr()("disk failed", code="HW-DISKS-003")
+    with suppress(OSError):
+        stream.close()
