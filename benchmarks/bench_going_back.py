@@ -97,7 +97,8 @@ class Replica:
 @pytest.fixture(scope="module")
 def rewritten(scratch: Path, settings: Settings) -> Iterator[images.Changes]:
     """Two images that differ in each block that holds data."""
-    before = images.make(scratch / "found.img", settings.image_bytes, settings.seed)
+    size = settings.image_bytes // 4 if settings.quick else settings.image_bytes
+    before = images.make(scratch / "found.img", size, settings.seed)
     changes = images.change(before, scratch / "rewritten.img", settings.seed + 2, share=1.0)
     yield changes
     images.remove(changes.before.path, changes.after.path)

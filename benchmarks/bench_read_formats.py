@@ -41,7 +41,7 @@ TURNS = 5
 @pytest.fixture(scope="module")
 def full(scratch: Path, settings: Settings) -> Iterator[Path]:
     """A raw disk without a hole: a random MiB again and again, each with its number in front of every grain."""
-    path, size = scratch / "full.raw", min(settings.image_bytes, GIB)
+    path, size = scratch / "full.raw", min(settings.image_bytes, 64 * MIB if settings.quick else GIB)
     piece = bytearray(random.Random(settings.seed).randbytes(MIB))
     with path.open("wb") as file:
         for number in range(size // MIB):
