@@ -32,6 +32,7 @@ from disks.vhdx_layout import (
     NO_GUID,
     OFFSET_MASK,
     REGION_TABLES_AT,
+    SEQUENCE_MAX,
     STATE_MASK,
     BlockState,
     Header,
@@ -59,6 +60,9 @@ def open_vhdx(backing: Backing, kind: Format) -> "Vhdx":
         if found.metadata.has_parent:
             seen = "a differencing VHDX, which needs its parent"
             raise FormatNotSupported(path=str(backing.path), seen=seen, choices=FORMATS)
+        if backing.writable and found.header.sequence > SEQUENCE_MAX:
+            place, seen = HEADERS_AT[found.slot] + 8, str(found.header.sequence)
+            raise Malformed("the header's sequence number", place, seen, f"at most {SEQUENCE_MAX}")
         if backing.writable and found.replay is not None:
             _replay(backing, found)
             found = load(backing)

@@ -79,6 +79,8 @@ RESERVED_MASK: Final = 0xFFFF8
 """Bits 3 to 19 of a BAT entry."""
 OFFSET_MASK: Final = ~(ALIGNMENT - 1)
 """A BAT entry's upper 44 bits count megabytes: what is left without the lower 20 is the offset in bytes."""
+SEQUENCE_MAX: Final = 2**63
+"""Of a header that is to be written over: the number has 64 bits, rises with each header and never begins again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Header:
     log_bytes: int
 
     def next(self, **changes: uuid.UUID) -> "Header":
-        """The header that replaces this one."""
+        """The header that replaces this one; a writer has seen to it that there is one (`SEQUENCE_MAX`)."""
         return replace(self, sequence=self.sequence + 1, **changes)  # type: ignore[arg-type]
 
 

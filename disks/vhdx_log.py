@@ -13,7 +13,7 @@ from typing import Final
 from _native.crc32c import crc32c
 from disks.layout import Malformed
 from disks.vhdx_layout import ALIGNMENT, REGION_TABLES_AT, Header
-from drcore.limits import VHDX_FILE_BYTES_MAX
+from drcore.limits import VHDX_FILE_BYTES_MAX, VHDX_LOG_GROWTH_BYTES_MAX
 
 SECTOR: Final = 4096
 # signature, checksum, length, tail, sequence number, descriptors, reserved, log GUID, flushed and last file offset
@@ -177,15 +177,13 @@ def find(raw: bytes, header: Header, file_bytes: int) -> Replay:
     if head.flushed > file_bytes:
         at = header.log_offset + head.at
         raise Malformed("the file's length", at + 48, f"{file_bytes} bytes", f"{head.flushed} or more")
-    if head.last > VHDX_FILE_BYTES_MAX:
-        at = header.log_offset + head.at
-        raise Malformed(
-            "a log entry's last offset", at + 56, str(head.last), f"at most {VHDX_FILE_BYTES_MAX}"
-        )
     patches = tuple(patch for entry in active for patch in ring.patches(entry) if patch is not None)
-    reach = max((patch.offset + patch.length for patch in patches), default=0)
-    longest = max(file_bytes, -(-max(head.last, reach) // ALIGNMENT) * ALIGNMENT)
-    return Replay(patches, longest)
+    reach = max((head.last, *(patch.offset + patch.length for patch in patches)))
+    most = min(file_bytes + VHDX_LOG_GROWTH_BYTES_MAX, VHDX_FILE_BYTES_MAX)
+    if reach > most:
+        at = header.log_offset + head.at
+        raise Malformed("how far a log reaches", at + 56, str(reach), f"at most {most}")
+    return Replay(patches, max(file_bytes, -(-reach // ALIGNMENT) * ALIGNMENT))
 
 
 def descriptor_sectors(count: int) -> int:

@@ -86,6 +86,9 @@ VHD_TABLE_BYTES_MAX: Final = 16 * MIB
 """A VHD's block allocation table, held whole: 2040 GiB at blocks of 512 KiB; the usual 2 MiB need a quarter."""
 VHDX_FILE_BYTES_MAX: Final = 2 * DISK_BYTES_MAX
 """No VHDX file is longer: its blocks, their table and what unfinished writers left."""
+VHDX_LOG_GROWTH_BYTES_MAX: Final = 1 * TIB
+"""A replayed log makes a VHDX at most so much longer: no writer allocates more between two flushes, and what tells
+which parts of a file are taken grows with its length."""
 VHDX_LOG_BYTES_MAX: Final = 64 * MIB
 """The log of a VHDX is read whole when it has to be replayed: Hyper-V and qemu make it 1 MiB."""
 VHDX_METADATA_BYTES_MAX: Final = 1 * MIB

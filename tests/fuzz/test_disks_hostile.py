@@ -7,16 +7,20 @@ import os
 import random
 import struct
 import tracemalloc
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from disks import vhd_layout, vmdk_layout
+from disks import vhd_layout, vhdx_layout, vhdx_log, vmdk_layout
 from disks.catalogue import create, identity, open_source, open_target, recognise
 from disks.disk import Format
 from disks.errors import FormatNotSupported, ImageDamaged
+from disks.layout import Malformed
 from drcore.errors import HomewardError
+from drcore.limits import TIB
+from tests.fuzz import vhdx_images
 
 MIB = 1024 * 1024
 SIZE = 5 * MIB + 512
@@ -296,6 +300,42 @@ def test_twins_that_a_power_cut_left_apart_are_made_one_by_the_next_writer(tmp_p
     target.close()
     raw = path.read_bytes()
     assert raw[twin : twin + 2048] == raw[table : table + 2048]
+
+
+@pytest.mark.parametrize("sequence", [2**63 + 1, 2**64 - 1])
+def test_a_vhdx_whose_sequence_number_cannot_rise_is_read_and_not_written(
+    sequence: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "disk.vhdx"
+    disk = create(path, Format.VHDX_DYNAMIC, 4 * MIB)
+    disk.write(0, memoryview(b"x" * 4096))
+    disk.flush()
+    disk.close()
+    raw = bytearray(path.read_bytes())
+    for at in vhdx_images.header_slots():
+        raw[at + 8 : at + 16] = sequence.to_bytes(8, "little")
+        raw[at : at + 4096] = vhdx_images.sealed(bytes(raw[at : at + 4096]))
+    path.write_bytes(raw)
+    source = open_source(path, Format.VHDX_DYNAMIC)
+    found = bytearray(4096)
+    source.read(0, memoryview(found))
+    source.close()
+    assert found == b"x" * 4096
+    with pytest.raises(ImageDamaged, match="sequence number"):
+        open_target(path, Format.VHDX_DYNAMIC)
+    assert path.read_bytes() == raw
+
+
+def test_a_log_that_makes_a_file_absurdly_long_is_refused() -> None:
+    log = uuid.uuid4()
+    header = vhdx_layout.Header(1, uuid.uuid4(), uuid.uuid4(), log, MIB, MIB)
+    for last, good in ((8 * MIB, True), (TIB + 4 * MIB, True), (TIB + 5 * MIB, False), (100 * TIB, False)):
+        raw = vhdx_log.encode_entry(log, 1, [(4 * MIB, bytes(4096))], 4 * MIB, last).ljust(MIB, b"\0")
+        if good:
+            assert vhdx_log.find(raw, header, 4 * MIB).file_bytes == last
+            continue
+        with pytest.raises(Malformed, match="how far a log reaches"):
+            vhdx_log.find(raw, header, 4 * MIB)
 
 
 def test_what_a_version_3_vmdk_or_another_extent_kind_needs_is_refused_for_writing(tmp_path: Path) -> None:
