@@ -167,8 +167,7 @@ def bench_rollback(
     )
     peer = _copying(found, replica.folder / "copy.img")
     race(benchmark, settings.rounds, ours, [peer])
-    report.command("go back to a point, every block of data differs", ours, peer)
-    _speed(report, "a rollback", ours, peer)
+    _publish(report, "go back to a point, every block of data differs", "a rollback", ours, peer)
 
 
 def bench_export(
@@ -204,8 +203,7 @@ def bench_export(
     )
     peer = _copying(found, replica.folder / "copy.img")
     race(benchmark, settings.rounds, ours, [peer])
-    report.command("export a point, every block of data differs", ours, peer)
-    _speed(report, "an export", ours, peer)
+    _publish(report, "export a point, every block of data differs", "an export", ours, peer)
 
 
 def bench_undo(
@@ -241,7 +239,8 @@ def bench_undo(
     )
 
 
-def _speed(report: Report, work: str, ours: Contender, peer: Contender) -> None:
+def _publish(report: Report, row: str, work: str, ours: Contender, peer: Contender) -> None:
+    report.command(row, ours, peer)
     ratio = median(theirs.wall / own.wall for own, theirs in zip(ours.timings, peer.timings, strict=True))
     report.fact(
         f"speed of {work}, divided by that of cp of the same bytes",

@@ -36,6 +36,19 @@ class Pair:
     disk: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
+@contextmanager
+def at_work(master: Master) -> Iterator[int]:
+    """The master target runs in a thread of this process; its port."""
+    thread = threading.Thread(target=master.run, name="master")
+    thread.start()
+    try:
+        yield master.address[1]
+    finally:
+        master.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 class Site:
     """An item with its disks, a key, and the settings of both roles in a folder."""
 
@@ -82,15 +95,8 @@ class Site:
         def note(event: str, /, **facts: object) -> None:
             self.log.append((event, facts))
 
-        master = Master(self.masttarget(), note)
-        thread = threading.Thread(target=master.run, name="master")
-        thread.start()
-        try:
-            yield master.address[1]
-        finally:
-            master.stop()
-            thread.join(60)
-            assert not thread.is_alive()
+        with at_work(Master(self.masttarget(), note)) as port:
+            yield port
 
     def sync(self, port: int, **changes: Any) -> SyncReport:
         """One cycle by an agent in this process."""

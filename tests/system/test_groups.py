@@ -20,7 +20,7 @@ from masttarget.main import Master
 from masttarget.points import Kind
 from masttarget.retention import ItemRetention, Policy, Retention
 from tests.system.command import ended, homeward, start, wait_until, write_sparse
-from tests.system.roles import Pair, Site, no_retry
+from tests.system.roles import Pair, Site, at_work, no_retry
 
 MIB = 1024 * 1024
 MEMBERS = 3
@@ -88,14 +88,8 @@ class Shop:
             retention_own_volume=False,
         )
         master = Master(settings, lambda event, /, **facts: self.log.append((event, facts)))
-        thread = threading.Thread(target=master.run, name="master")
-        thread.start()
-        try:
-            yield master.address[1]
-        finally:
-            master.stop()
-            thread.join(60)
-            assert not thread.is_alive()
+        with at_work(master) as port:
+            yield port
 
     def cycle(self, port: int, members: list[Member] | None = None) -> dict[Member, object]:
         """What the members' agents, together, came to."""
