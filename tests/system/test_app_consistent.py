@@ -22,7 +22,7 @@ from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.main import Master
 from masttarget.points import Kind, Points
 from tests.conftest import MountPoint
-from tests.system.roles import Pair, Site, no_retry
+from tests.system.roles import Pair, Site, at_work, no_retry
 
 MIB = 1 << 20
 
@@ -64,14 +64,9 @@ class Machine:
     def cycle(self, config: QuiesceConfig) -> Kind:
         """One cycle; the kind of its point, as the master target keeps it."""
         master = Master(self.settings, lambda event, /, **facts: None)
-        thread = threading.Thread(target=master.run)
-        thread.start()
-        try:
-            agent = replace(self.site.agent(master.address[1]), quiesce=config)
+        with at_work(master) as port:
+            agent = replace(self.site.agent(port), quiesce=config)
             report = Agent(agent, no_retry, on_warning=self.warnings.append).run()
-        finally:
-            master.stop()
-            thread.join(60)
         points = Points(
             RetentionFiles(self.folder / "retention").points(self.site.item.bytes), self.site.item.hex
         )
