@@ -1,6 +1,7 @@
-"""A point as a read-only NBD export: fixed newstyle handshake, simple replies (NBD protocol, doc/proto.md of nbd).
+"""A point as a read-only NBD export: fixed newstyle handshake, simple or structured replies (doc/proto.md of nbd).
 
-Any number of clients, one thread each; one read at a time. Whatever a client sends, the point stays as it is.
+Any number of clients, one thread each; one read at a time. Whatever a client sends, the point stays as it is. One that
+asks for `base:allocation` learns what need not be read.
 """
 
 import os
@@ -15,6 +16,8 @@ from typing import Final
 from disks.disk import Disk
 from drcore.errors import HomewardError
 from drcore.limits import MIB
+from masttarget.adapters import nbd_words as words
+from masttarget.adapters.nbd_words import Answer, Chunk, Command, Option
 from masttarget.errors_retention import ServeFailed
 
 PORT: Final = 10809
@@ -22,16 +25,6 @@ _PORT_MAX: Final = 65535
 READ_BYTES_MAX: Final = 32 * MIB
 """The protocol's own bound on a request that was not negotiated otherwise."""
 OPTION_BYTES_MAX: Final = 8192
-_NBDMAGIC, _IHAVEOPT, _REPLY = 0x4E42444D41474943, 0x49484156454F5054, 0x3E889045565A9
-_REQUEST_MAGIC, _SIMPLE_MAGIC = 0x25609513, 0x67446698
-_FIXED, _NO_ZEROES = 1, 2
-_EXPORT_NAME, _ABORT, _LIST, _INFO, _GO = 1, 2, 3, 6, 7
-_ACK, _SERVER, _INFO_REPLY = 1, 2, 3
-_ERR_UNSUP, _ERR_INVALID = (1 << 31) | 1, (1 << 31) | 3
-_FLAGS: Final = 1 | 2 | 4 | 256
-"""Has flags, read-only, takes flushes, any number of connections."""
-_READ, _WRITE, _DISC, _FLUSH = 0, 1, 2, 3
-_EPERM, _EIO, _EINVAL = 1, 5, 22
 
 
 class NbdServer:
@@ -85,9 +78,7 @@ class NbdServer:
 
     def _client(self, client: socket.socket) -> None:
         try:
-            if self._agree(client):
-                while self._request(client):
-                    pass
+            _Client(client, self._disk, self._lock, self._on_error).serve()
         except (OSError, EOFError):
             pass  # the client has gone, or says what no client says
         except HomewardError as error:
@@ -96,80 +87,171 @@ class NbdServer:
             self._clients.discard(client)
             client.close()
 
-    def _agree(self, client: socket.socket) -> bool:
-        """Whether the client wants to read now."""
-        client.sendall(struct.pack(">QQH", _NBDMAGIC, _IHAVEOPT, _FIXED | _NO_ZEROES))
-        (flags,) = struct.unpack(">I", _exactly(client, 4))
-        while True:
-            magic, option, length = struct.unpack(">QII", _exactly(client, 16))
-            if magic != _IHAVEOPT or length > OPTION_BYTES_MAX:
-                raise EOFError
-            data = _exactly(client, length)
-            if option == _EXPORT_NAME:
-                client.sendall(struct.pack(">QH", self._disk.size, _FLAGS))
-                if not flags & _NO_ZEROES:
-                    client.sendall(bytes(124))
-                return True
-            if option in (_INFO, _GO):
-                if length < 6 or struct.unpack_from(">I", data)[0] > length - 6:
-                    _reply(client, option, _ERR_INVALID)
-                    continue
-                _reply(client, option, _INFO_REPLY, struct.pack(">HQH", 0, self._disk.size, _FLAGS))
-                _reply(client, option, _ACK)
-                if option == _GO:
-                    return True
-            elif option == _LIST:
-                _reply(client, option, _SERVER, struct.pack(">I", 0))
-                _reply(client, option, _ACK)
-            elif option == _ABORT:
-                _reply(client, option, _ACK)
-                return False
-            else:
-                _reply(client, option, _ERR_UNSUP)
 
-    def _request(self, client: socket.socket) -> bool:
-        """Whether there may be another one."""
-        magic, _, kind, cookie, offset, length = struct.unpack(">IHHQQI", _exactly(client, 28))
-        if magic != _REQUEST_MAGIC or kind == _DISC:
+class _Client:
+    """One connection, from the handshake to its end. What the client may not say ends it with `EOFError`."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        disk: Disk,
+        lock: threading.Lock,
+        on_error: Callable[[HomewardError], None],
+    ) -> None:
+        """`lock` is held while `disk` is used."""
+        self._connection = connection
+        self._disk = disk
+        self._lock = lock
+        self._on_error = on_error
+        self._structured = False
+        self._allocation_of: bytes | None = None
+        """The name of the export for which `base:allocation` was chosen."""
+
+    def serve(self) -> None:
+        """The client has said good-bye."""
+        if self._agree():
+            while self._request():
+                pass
+
+    # The handshake
+
+    def _agree(self) -> bool:
+        """Whether the client wants to read now."""
+        self._connection.sendall(
+            struct.pack(">QQH", words.NBDMAGIC, words.IHAVEOPT, words.FIXED | words.NO_ZEROES)
+        )
+        (flags,) = struct.unpack(">I", self._exactly(4))
+        while True:
+            magic, option, length = struct.unpack(">QII", self._exactly(16))
+            if magic != words.IHAVEOPT or length > OPTION_BYTES_MAX:
+                raise EOFError
+            data = self._exactly(length)
+            match option:
+                case Option.EXPORT_NAME:
+                    self._choose(data)
+                    self._connection.sendall(struct.pack(">QH", self._disk.size, words.FLAGS))
+                    if not flags & words.NO_ZEROES:
+                        self._connection.sendall(bytes(124))
+                    return True
+                case Option.INFO | Option.GO:
+                    if self._tell_export(option, data) and option == Option.GO:
+                        return True
+                case Option.LIST:
+                    self._reply(option, Answer.SERVER, struct.pack(">I", 0))
+                    self._reply(option, Answer.ACK)
+                case Option.STRUCTURED_REPLY:
+                    self._structured = self._structured or not data
+                    self._reply(option, Answer.ERR_INVALID if data else Answer.ACK)
+                case Option.LIST_META_CONTEXT | Option.SET_META_CONTEXT:
+                    self._contexts(option, data)
+                case Option.ABORT:
+                    self._reply(option, Answer.ACK)
+                    return False
+                case _:
+                    self._reply(option, Answer.ERR_UNSUP)
+
+    def _tell_export(self, option: int, data: bytes) -> bool:
+        name = words.export_of(data)
+        if name is None:
+            self._reply(option, Answer.ERR_INVALID)
             return False
-        if kind == _WRITE:
-            rest = length
-            while rest:
-                rest -= len(_exactly(client, min(rest, MIB)))
-            _answer(client, cookie, _EPERM)
-        elif kind == _FLUSH:
-            _answer(client, cookie, 0)
-        elif kind != _READ:
-            _answer(client, cookie, _EPERM if kind in (4, 6) else _EINVAL)
-        elif length > READ_BYTES_MAX or offset + length > self._disk.size:
-            _answer(client, cookie, _EINVAL)
-        else:
-            into = memoryview(bytearray(length))
-            try:
-                with self._lock:
-                    self._disk.read(offset, into)
-            except HomewardError as error:
-                self._on_error(error)
-                _answer(client, cookie, _EIO)
-                return True
-            _answer(client, cookie, 0)
-            client.sendall(into)
+        if option == Option.GO:
+            self._choose(name)
+        self._reply(option, Answer.INFO, struct.pack(">HQH", 0, self._disk.size, words.FLAGS))
+        self._reply(option, Answer.ACK)
         return True
 
+    def _choose(self, name: bytes) -> None:
+        """Any name is the export's; a context that was chosen under another one is not chosen."""
+        if self._allocation_of != name:
+            self._allocation_of = None
 
-def _exactly(client: socket.socket, length: int) -> bytes:
-    data = bytearray()
-    while len(data) < length:
-        piece = client.recv(length - len(data))
-        if not piece:
-            raise EOFError
-        data += piece
-    return bytes(data)
+    def _contexts(self, option: int, data: bytes) -> None:
+        asked = words.queries_of(data)
+        if asked is None or not self._structured:
+            self._reply(option, Answer.ERR_INVALID)
+            return
+        name, queries = asked
+        listing = option == Option.LIST_META_CONTEXT
+        known = words.knows_allocation(queries, listing=listing)
+        if not listing:
+            self._allocation_of = name if known else None
+        if known:
+            number = 0 if listing else words.CONTEXT_ID
+            self._reply(option, Answer.META_CONTEXT, struct.pack(">I", number) + words.ALLOCATION)
+        self._reply(option, Answer.ACK)
 
+    # Requests
 
-def _reply(client: socket.socket, option: int, kind: int, data: bytes = b"") -> None:
-    client.sendall(struct.pack(">QIII", _REPLY, option, kind, len(data)) + data)
+    def _request(self) -> bool:
+        """Whether there may be another one."""
+        magic, flags, kind, cookie, offset, length = struct.unpack(">IHHQQI", self._exactly(28))
+        if magic != words.REQUEST_MAGIC or kind == Command.DISC:
+            return False
+        inside = offset + length <= self._disk.size
+        match kind:
+            case Command.WRITE:
+                rest = length
+                while rest:
+                    rest -= len(self._exactly(min(rest, MIB)))
+                self._answer(cookie, words.EPERM)
+            case Command.TRIM | Command.WRITE_ZEROES:
+                self._answer(cookie, words.EPERM)
+            case Command.FLUSH:
+                self._answer(cookie, 0)
+            case Command.READ if inside and 0 < length <= READ_BYTES_MAX:
+                self._read(cookie, offset, length)
+            case Command.READ if inside and not length:
+                self._answer(cookie, 0)
+            case Command.BLOCK_STATUS if inside and length and self._allocation_of is not None:
+                self._block_status(cookie, offset, length, one=bool(flags & words.REQ_ONE))
+            case _:
+                self._answer(cookie, words.EINVAL)
+        return True
 
+    def _read(self, cookie: int, offset: int, length: int) -> None:
+        into = memoryview(bytearray(length))
+        try:
+            with self._lock:
+                self._disk.read(offset, into)
+        except HomewardError as error:
+            self._on_error(error)
+            self._answer(cookie, words.EIO)
+            return
+        if self._structured:
+            head = words.chunk(cookie, Chunk.OFFSET_DATA, 8 + length) + struct.pack(">Q", offset)
+        else:
+            head = words.simple_reply(cookie, 0)
+        self._connection.sendall(head)
+        self._connection.sendall(into)
 
-def _answer(client: socket.socket, cookie: int, error: int) -> None:
-    client.sendall(struct.pack(">IIQ", _SIMPLE_MAGIC, error, cookie))
+    def _block_status(self, cookie: int, offset: int, length: int, *, one: bool) -> None:
+        try:
+            with self._lock:
+                found = words.block_status(self._disk.extents(offset, length), one=one)
+        except HomewardError as error:
+            self._on_error(error)
+            self._answer(cookie, words.EIO)
+            return
+        self._connection.sendall(words.chunk(cookie, Chunk.BLOCK_STATUS, len(found)) + found)
+
+    def _answer(self, cookie: int, error: int) -> None:
+        """Yes without data, or no."""
+        if not self._structured:
+            self._connection.sendall(words.simple_reply(cookie, error))
+        elif error:
+            self._connection.sendall(words.error_chunk(cookie, error))
+        else:
+            self._connection.sendall(words.chunk(cookie, Chunk.NONE, 0))
+
+    def _reply(self, option: int, kind: Answer, data: bytes = b"") -> None:
+        self._connection.sendall(words.option_reply(option, kind, data))
+
+    def _exactly(self, length: int) -> bytes:
+        data = bytearray()
+        while len(data) < length:
+            piece = self._connection.recv(length - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return bytes(data)

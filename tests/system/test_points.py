@@ -168,6 +168,8 @@ def test_a_point_is_served_to_other_programs_while_replication_goes_on(home: Hom
         copy = home.folder / "copy.raw"
         subprocess.run(["nbdcopy", uri, copy], check=True)
         assert copy.read_bytes() == home.contents[0]
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw", uri, copy], check=True)
+        assert copy.read_bytes() == home.contents[0], "what is told to be a hole was one"
         compared = subprocess.run(
             ["qemu-img", "compare", "-f", "raw", "-F", "raw", uri, home.state(0)], capture_output=True
         )
