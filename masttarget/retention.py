@@ -341,24 +341,22 @@ class ItemRetention:
             self._drop(points, "operator")
 
     def _drop(self, points: list[Point], reason: str) -> list[Point]:
-        held = self._lowest_held()
-        # Who reads from a point needs every cycle after it; older cycles may go, the point itself may not.
-        gone = [point for point in points if point.id not in held]
-        if gone:
-            self.points.drop([point.sequence for point in gone], reason)
-            self.log("points dropped", item=self.item.hex(), points=len(gone), reason=reason)
-            self._forget()
+        with ExitStack() as claims:
+            # Who reads from a point needs every cycle after it; older cycles may go, the point itself may not.
+            gone = [point for point in points if self._claimed(point, claims)]
+            if gone:
+                self.points.drop([point.sequence for point in gone], reason)
+                self.log("points dropped", item=self.item.hex(), points=len(gone), reason=reason)
+                self._forget()
         return gone
 
-    def _lowest_held(self) -> set[str]:
-        held: set[str] = set()
-        for point in self.points:
-            try:
-                with self.store.claim(self.item, point.id):
-                    break  # nobody holds the oldest ones; newer holds need nothing of them
-            except PointInUse:
-                held.add(point.id)
-        return held
+    def _claimed(self, point: Point, claims: ExitStack) -> bool:
+        """Whether nobody uses the point; nobody else begins to before `claims` are given back."""
+        try:
+            claims.enter_context(self.store.claim(self.item, point.id))
+        except PointInUse:
+            return False
+        return True
 
     def _forget(self) -> None:
         oldest = self.points.oldest

@@ -33,6 +33,7 @@ from masttarget.points import Kind, Point, PointDisk, Points
 from masttarget.receive import Reception
 from masttarget.retention import ItemRetention, Policy, Retention, Step, prunable
 from masttarget.undo import Identity
+from masttarget.view import PointView
 from tests.conftest import MountPoint
 from tests.fault.media import MemoryDisk
 from tests.unit.test_masttarget_undo import Hands
@@ -167,6 +168,38 @@ def test_the_last_good_point_and_one_in_use_stay(tmp_path: Path) -> None:
         item.drop(points[2:])
     item.drop(points[2:], last=True)
     assert len(item.points) == 0
+
+
+@pytest.mark.parametrize("ladder", [(), (Step(HOUR, 2 * HOUR),)])
+def test_what_is_read_stays_though_older_and_newer_points_go(
+    tmp_path: Path, ladder: tuple[Step, ...]
+) -> None:
+    clock = Hands()
+    item = item_of(tmp_path, clock, Policy(24 * HOUR if not ladder else 1000 * HOUR, ladder))
+    disk = MemoryDisk(8 * BLOCK_BYTES)
+    journal = item.open_disk(
+        Identity(ITEM, DISK, disk.size), disk.read, seeding=False, durable=(0, 0), void=False
+    )
+    journal._segment_bytes = 1
+    item.begin([DISK])
+    for number in range(6):
+        journal.before_overwrite(number, 1)
+        disk.write(number * BLOCK_BYTES, memoryview(b"%d" % number))
+        clock.time += 60
+        item.publish(bytes([number]) * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), disk.size)])
+        if number == 2:
+            content, (point, *_) = disk.content(), reversed(list(item.points))
+    clock.time += 72 * HOUR
+    with item.store.hold(ITEM, point.id):
+        gone = [one.sequence for one in item.prune()]
+        assert point.sequence not in gone
+        assert min(gone) < point.sequence < max(gone)
+        view = PointView(disk, item.store.segments(ITEM, DISK), journal.identity, point.sequence)
+        into = memoryview(bytearray(disk.size))
+        view.read(0, into)
+        assert into == content
+    assert point in item.prune(), "nobody reads from it any more"
+    item.close_disk(DISK)
 
 
 def test_a_full_volume_costs_the_oldest_points_then_makes_the_cycle_wait_and_goes_on_by_itself(
