@@ -136,6 +136,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the files")
     keep = parser.parse_args().keep
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     demo.tools_on_path()
     place: Path | None = None
     ran = False

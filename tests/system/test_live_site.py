@@ -25,8 +25,11 @@ def site() -> Iterator["subprocess.Popen[str]"]:
             yield process
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                process.communicate(timeout=END_SECONDS_MAX)
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.communicate(timeout=END_SECONDS_MAX)
+                finally:
+                    process.kill()
 
 
 def commands_of(said: str) -> list[str]:
