@@ -41,7 +41,8 @@ class GroupCommit:
         self._batch = _Batch()
         self._committing = False
         self._urgent = False
-        self._stopping = False
+        self._whole = False
+        self._stopping = self._ended = False
         self.failure: HomewardError | None = None
         self.durable_bytes = 0
         self.undo_place: Callable[[], tuple[int, int]] | None = None
@@ -68,12 +69,18 @@ class GroupCommit:
             if batch.written_bytes >= COMMIT_BYTES:
                 self._changed.notify_all()
 
-    def settle(self) -> None:
-        """Everything added before is durable and acknowledged. Errors: the failure that stopped the disk."""
+    def settle(self, *, whole: bool = False) -> None:
+        """Everything added before is durable and acknowledged. Errors: the failure that stopped the disk.
+
+        `whole`: so is what the disk holds besides. A frame that broke off, a process that was killed or whoever else
+        wrote to it may have left in the cache what compares as equal, and nobody sends again.
+        """
         with self._changed:
             self._urgent = True
+            self._whole = self._whole or whole
             self._changed.notify_all()
-            while (self._batch.due or self._committing) and self.failure is None:
+            self._whole = self._whole and not self._ended  # of a disk that is closed nothing is published
+            while (self._batch.due or self._whole or self._committing) and self.failure is None:
                 self._changed.wait()
             self._urgent = False
             self._raise_failure()
@@ -92,6 +99,8 @@ class GroupCommit:
     def _due(self) -> bool:
         """Whether the batch has to be committed now; waits no longer than the rest of its time otherwise."""
         batch = self._batch
+        if self._whole:
+            return True
         if not batch.due:
             self._changed.wait()
             return False
@@ -108,12 +117,14 @@ class GroupCommit:
             with self._changed:
                 while not (self._stopping and not self._batch.due) and not self._due():
                     pass
-                if not self._batch.due:
+                if not self._batch.due and not self._whole:
+                    self._ended = True
                     return
                 batch, self._batch = self._batch, _Batch()
+                whole, self._whole = self._whole, False
                 self._committing = True
             try:
-                self._commit(batch)
+                self._commit(batch, whole=whole)
             except Exception as error:
                 with self._changed:
                     self.failure = coded(error)
@@ -125,9 +136,11 @@ class GroupCommit:
                 if self.failure is not None:
                     return
 
-    def _commit(self, batch: _Batch) -> None:
-        if batch.written_bytes:
+    def _commit(self, batch: _Batch, *, whole: bool) -> None:
+        if batch.written_bytes or whole:
             self._disk.flush()
+        if not batch.frames:
+            return
         mark = [undo_mark(self.undo_place())] if self.undo_place is not None else []
         self._journal.append_applied([*mark, *batch.frames])
         self.durable_bytes += batch.written_bytes

@@ -169,6 +169,9 @@ def open_disk(
                 finished is not None and same_disk(finished.identity, store.identity(disk))
             )
             record = _recognise(config, source_bytes, store, journal, record, disk, finished, adopted=adopted)
+            if (resumed or finished is not None) and record.closed is None:
+                # Nobody saw the end of the last run: what the cache has may never have reached the medium.
+                store.forget(disk)
         assert record is not None
         empty = empty or (not resumed and finished is None and _blank(disk, source_bytes))
         target = TargetDisk(

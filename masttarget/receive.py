@@ -536,7 +536,7 @@ class Reception:
         session.wait_for_scan()
         for index, disk in enumerate(session.disks):
             try:
-                disk.commit.settle()
+                disk.commit.settle(whole=True)
             except OF_A_DISK as error:
                 if not self._lose(session, index, error):
                     raise

@@ -91,3 +91,24 @@ def test_another_disk_at_the_adopted_path_is_not_written_to(tmp_path: Path, dice
         site.sync(port)
     assert caught.value.peer_code in ("HW-MT-006", "HW-MT-007")
     assert target.read_bytes() == stranger
+
+
+def test_a_point_of_disks_that_were_equal_already_is_durable_too(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = some_content(dice, 2 * MIB)
+    source, target = tmp_path / "source.raw", tmp_path / "target.raw"
+    source.write_bytes(content)
+    target.write_bytes(content)  # by somebody who did not wait for the medium
+    site = Site(tmp_path, Pair(source, target))
+    flushed: list[str] = []
+    fdatasync = os.fdatasync
+
+    def noting(descriptor: int) -> None:
+        fdatasync(descriptor)
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fdatasync", noting)
+    with site.listening() as port:
+        assert site.sync(port).disks[0].blocks_sent == 0
+    assert str(target) in flushed

@@ -105,6 +105,24 @@ def test_a_frame_that_wrote_nothing_needs_no_flush(bench: Bench) -> None:
     assert bench.steps == ["append_applied", "acknowledge 1/0"]
 
 
+def test_before_a_point_the_disk_is_flushed_though_no_frame_wrote_to_it(bench: Bench) -> None:
+    bench.commit.settle(whole=True)
+    assert bench.steps == ["flush"]
+    bench.add(1, 0, 100)
+    bench.commit.settle(whole=True)
+    assert bench.steps[1:] == ["flush", "append_applied", "acknowledge 1/0"]
+    bench.disk.fails["flush"] = FLUSH_FAILED
+    with pytest.raises(FlushFailed):
+        bench.commit.settle(whole=True)
+
+
+def test_nobody_waits_for_the_flush_of_a_disk_that_is_closed() -> None:
+    with running(Bench()) as bench:
+        pass
+    bench.commit.settle(whole=True)
+    assert bench.steps == []
+
+
 def test_a_failed_flush_is_final(bench: Bench) -> None:
     bench.disk.fails["flush"] = FLUSH_FAILED
     bench.add(1, 0, 100)

@@ -195,6 +195,33 @@ def test_the_kept_map_is_not_trusted_when_anything_changed(bench: Bench, change:
     assert not bench.open(size=size, allow_larger=True).target.known
 
 
+def test_after_an_unclean_stop_the_medium_is_read_and_not_the_cache(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[Path] = []
+    monkeypatch.setattr(bench.store, "forget", lambda disk: forgotten.append(disk.path))
+    create(bench.path, Format.RAW, SIZE).close()
+    bench.begun_and_broken(adopt=True)
+    assert forgotten == [], "nobody of ours has written to it before"
+    bench.close(bench.open())
+    assert forgotten == [], "the last stop was in order"
+    disk = bench.open()
+    disk.begin(4, 10)
+    disk.target.disk.close()
+    disk.commit.stop()
+    disk.journal.close()
+    bench.close(bench.open())
+    assert forgotten == [bench.path]
+    finished = bench.open(keep_record=True)
+    finished.begin(4, 11)
+    finished.publish(POINT)
+    finished.target.disk.close()
+    finished.commit.stop()
+    finished.journal.close()
+    bench.close(bench.open(keep_record=True))
+    assert forgotten == [bench.path] * 3, "a published cycle, too"
+
+
 def test_a_map_is_kept_only_when_it_is_true(bench: Bench) -> None:
     bench.path.write_bytes(b"content".ljust(SIZE, b"\0"))
     disk = bench.open(adopt=True)
