@@ -149,7 +149,7 @@ class FreezeFailed(HomewardError):
     what = "the file system at {mount} was not frozen until the snapshot was done"
     found = "{reason}"
     expected = "a file system that stands still while the snapshot is made"
-    remedy = "the point is crash-consistent; see that the snapshot takes less than freeze_seconds, and who else freezes"
+    remedy = "see that the snapshot takes less than freeze_seconds, and who else freezes; the point is crash-consistent"
     mount: str
     reason: str
 

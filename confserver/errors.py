@@ -45,7 +45,7 @@ class TransitionIllegal(HomewardError):
     what = "{verb} is not possible for an item that is {state}"
     found = "state {state}"
     expected = "state {allowed}"
-    remedy = "possible now: {possible}"
+    remedy = "choose what is possible now: {possible}"
     verb: str
     state: str
     allowed: str
@@ -315,7 +315,7 @@ class JobStopped(HomewardError):
     what = "the job {job} cannot go on where the former server left it"
     found = "a workflow that is {status}, of version {version}"
     expected = "a workflow of version {wanted} that was under way"
-    remedy = "homeward jobs retry JOB: it undoes what the job did; then run the verb again"
+    remedy = "run homeward jobs retry JOB, which undoes what the job did; then run the verb again"
     job: str
     status: str
     version: str

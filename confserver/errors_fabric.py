@@ -52,7 +52,7 @@ class VcenterThumbprintDiffers(HomewardError):
     what = "vCenter {vcenter} shows another certificate than the pinned one"
     found = "SHA-256 {actual}"
     expected = "SHA-256 {wanted}"
-    remedy = "if vCenter's certificate was renewed, read its thumbprint on vCenter itself and configure that"
+    remedy = "read its thumbprint on vCenter itself and configure that, if vCenter's certificate was renewed"
     vcenter: str
     actual: str
     wanted: str

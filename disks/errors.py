@@ -95,7 +95,7 @@ class FooterMissing(FormatUnknown):
     found = "{seen}"
     expected = "the footer in its last 512 bytes"
     remedy = (
-        "the file was probably cut, or is still being copied: hold its size against the original's and fetch it again. "
+        "hold its size against the original's and fetch it again: it was probably cut, or is still being copied. "
         "Only if nothing but the footer is missing, name the format: --format (info), --source-format or "
         "--target-format (compare, sync) vhd-dynamic"
     )

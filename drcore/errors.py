@@ -82,7 +82,7 @@ class HomewardError(Exception):
     def __str__(self) -> str:
         return (
             f"{self.code}: {self.sentence('what')}; found {self.sentence('found')}; "
-            f"expected {self.sentence('expected')}; do: {self.sentence('remedy')}"
+            f"expected {self.sentence('expected')}; do {self.sentence('remedy')}"
         )
 
     def as_json(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ class UsageRefused(HomewardError):
     what = "the command line cannot be understood"
     found = "{reason}"
     expected = "a command as homeward --help shows it"
-    remedy = "see: {help}"
+    remedy = "look at {help}"
     reason: str
     help: str
 
@@ -45,7 +45,7 @@ class NotConfirmed(HomewardError):
     what = "the target {path} was not confirmed"
     found = "the answer no"
     expected = "yes"
-    remedy = "nothing was changed; run the command again with the right target"
+    remedy = "run the command again with the right target; nothing was changed"
     path: str
 
 
@@ -102,7 +102,7 @@ class ServerAway(ServerUnreachable):
     """The configuration server went away while a job of its was watched."""
 
     remedy = (
-        "the job is not lost: start the server with homeward confserver serve --config FILE, and the job goes on; "
+        "start the server with homeward confserver serve --config FILE, and the job, which is not lost, goes on; "
         "then homeward jobs watch {item}"
     )
     item: str
@@ -126,7 +126,7 @@ class OutputFailed(HomewardError):
     what = "the result could not be written to stdout"
     found = "{reason}"
     expected = "a stdout that takes it"
-    remedy = "the work itself is done; make room where stdout leads, and run the same command again to see the result"
+    remedy = "make room where stdout leads and run the same command again to see the result; the work itself is done"
     reason: str
 
 

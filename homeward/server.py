@@ -149,7 +149,7 @@ def show_preflight(found: dict[str, Any]) -> None:
             f"{MARKS[check['result']]} {check['requirement']:5} {check['title']}: {check['observed']}"
         )
         if check["result"] != "ok":
-            show.answer(f"           {check['code']}: expected {check['expected']}; do: {check['remedy']}")
+            show.answer(f"           {check['code']}: expected {check['expected']}; do {check['remedy']}")
     show.answer(f"answer: {found['answer']}")
 
 

@@ -79,8 +79,8 @@ class PointsDamaged(HomewardError):
     found = "{reason}"
     expected = "lines that follow one another, each with its checksum"
     remedy = (
-        "the next verb or cycle makes the list anew from the disks' journals: homeward points list ITEM shows what is "
-        "in it then; look after the retention volume"
+        "look after the retention volume; the next verb or cycle makes the list anew from the disks' journals, and "
+        "homeward points list ITEM shows what is in it then"
     )
     path: str
     offset: int
@@ -177,7 +177,7 @@ class LastPoint(HomewardError):
     what = "{point} is the last recovery point of item {item}"
     found = "no other point that could be gone back to"
     expected = "at least one point that stays"
-    remedy = "to give it up all the same: homeward points drop ITEM --last --yes"
+    remedy = "give it up all the same with homeward points drop ITEM --last --yes, or leave it"
     item: str
     point: str
 
@@ -189,7 +189,7 @@ class TargetChangedOutside(HomewardError):
     what = "the target {path} was changed by somebody else since its last clean close"
     found = "other file marks than those of the last clean close"
     expected = "a target that only homeward wrote to"
-    remedy = "its older points cannot be used any more; the next cycle starts a new history"
+    remedy = "run the next cycle, which starts a new history; its older points cannot be used any more"
     path: str
 
 
@@ -200,9 +200,7 @@ class PointChanged(HomewardError):
     what = "recovery point {point} of disk {disk} does not hold what it held"
     found = "root {found_root}"
     expected = "root {root}"
-    remedy = (
-        "do not use this point; try the next older or newer one, and check the disks of the master target"
-    )
+    remedy = "use the next older or newer point instead of this one, and check the disks of the master target"
     point: str
     disk: str
     found_root: str
@@ -276,7 +274,7 @@ class VerifiedDamaged(HomewardError):
     found = "{reason}"
     expected = "digests that make the content root of the last point"
     remedy = (
-        "nothing is lost: the next point is proved by reading the target; look after the retention volume"
+        "look after the retention volume; nothing is lost: the next point is proved by reading the target"
     )
     path: str
     offset: int

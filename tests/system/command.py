@@ -61,7 +61,7 @@ class Outcome:
         lines = [line for line in self.stderr.splitlines() if line.startswith("HW-")]
         assert len(lines) == 1, self
         assert lines[0].startswith(f"{code}: "), self
-        for word in ("; found ", "; expected ", "; do: "):
+        for word in ("; found ", "; expected ", "; do "):
             assert word in lines[0], self
         if self.stdout:
             found = self._object()

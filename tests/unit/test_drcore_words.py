@@ -32,7 +32,7 @@ def _leave_no_codes_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_error_is_one_line_with_its_facts() -> None:
     error = Example(thing="lid", number=7)
-    assert str(error) == "HW-TEST-001: the lid is wrong; found 7 lines; expected none; do: look at lid"
+    assert str(error) == "HW-TEST-001: the lid is wrong; found 7 lines; expected none; do look at lid"
     assert error.as_json() == {
         "error": "the lid is wrong",
         "code": "HW-TEST-001",
