@@ -5,13 +5,13 @@ is remembered of their content goes, so that the next session reads and compares
 """
 
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from disks.errors import DiskInUse
 from drcore.errors import HomewardError
 from masttarget.config import DiskConfig
-from masttarget.errors_retention import PointInUse
+from masttarget.errors_retention import PointInUse, RetentionFailed
 from masttarget.ports import TargetStore
 from masttarget.retention import RetentionStore
 
@@ -31,7 +31,8 @@ def begin_anew(
         for disk in retention.disks(item):
             segments = retention.segments(item, disk)
             stack.callback(segments.close)
-            segments.own()
+            with suppress(RetentionFailed):  # what cannot be made durable any more is about to go
+                segments.own()
         if point := retention.held(item):
             raise PointInUse(item=item.hex(), point=point)
         records = [(config, journal, journal.load()) for config, journal in journals]

@@ -134,6 +134,23 @@ class SegmentFiles:
             os.close(self._owner)
             self._owner = -1
             raise RetentionBusy(path=self.path) from error
+        self._settle()
+
+    def _settle(self) -> None:
+        """What the writer before appended is on the medium, and will be read from there.
+
+        It may have been killed before its flush, or that may have failed: then the cache holds more than the medium.
+        Only of the last segment: no other one is begun before it is durable.
+        """
+        for number in self.numbers()[-1:]:
+            with self._failing():
+                descriptor = os.open(self._name(number), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                finally:
+                    os.close(descriptor)
+                sync_directory(self._path)
 
     def remove(self, numbers: list[int]) -> None:
         with self._failing():

@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import lz4.block
@@ -118,6 +119,30 @@ def dice() -> random.Random:
 @pytest.fixture
 def bench(tmp_path: Path, dice: random.Random) -> Bench:
     return Bench(tmp_path, dice)
+
+
+def test_what_a_killed_run_kept_is_durable_before_it_is_relied_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable: dict[str, int] = {}
+
+    def noting(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def noted(descriptor: int) -> None:
+            sync(descriptor)
+            durable[os.readlink(f"/proc/self/fd/{descriptor}")] = os.fstat(descriptor).st_size
+
+        return noted
+
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, noting(getattr(os, name)))
+    content = memoryview(bytearray(BLOCK_BYTES * SPAN_BLOCKS))
+    bench.disk.read(0, content)
+    bench.journal.expect(0, 0b101, content)
+    kept = bench.segment(1).stat().st_size
+    assert durable.get(str(bench.segment(1)), 0) < kept
+    bench.opened(1)
+    bench.journal.before_overwrite(0, 3)
+    assert durable[str(bench.segment(1))] == kept
 
 
 def test_every_point_reads_as_it_was(bench: Bench) -> None:
