@@ -1,6 +1,5 @@
 """The file or block device under an image: exact reads and writes, holes, flushes, errors that name the place."""
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -244,7 +243,7 @@ class Backing:
         while True:
             if _libc().fallocate64(self.descriptor, mode, offset, length) == 0:
                 return True
-            number = ctypes.get_errno()
+            number = _errno()
             if number == errno.EINTR:
                 continue
             if number in UNSUPPORTED or (self.device and number == errno.EPERM):
@@ -270,7 +269,7 @@ def rename_new(directory: int, old: str, new: str) -> None:
     names = os.fsencode(old), os.fsencode(new)
     if _libc().renameat2(directory, names[0], directory, names[1], rename_noreplace) == 0:
         return
-    number = ctypes.get_errno()
+    number = _errno()
     if number not in UNSUPPORTED:
         raise OSError(number, os.strerror(number), new)
     os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
@@ -291,6 +290,8 @@ def _device_bytes(descriptor: int) -> int:
 @cache
 def _libc() -> Any:
     """The C library: Python's os has neither fallocate with a mode nor renameat2."""
+    import ctypes  # here: who only reads needs none of it
+
     library = ctypes.CDLL(None, use_errno=True)
     library.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     library.fallocate64.restype = ctypes.c_int
@@ -299,6 +300,13 @@ def _libc() -> Any:
     library.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
     library.renameat2.restype = ctypes.c_int
     return library
+
+
+def _errno() -> int:
+    """Why the last call of `_libc` failed."""
+    import ctypes
+
+    return ctypes.get_errno()
 
 
 def open_failed(path: Path, error: OSError) -> OpenFailed:

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from disks.backing import Access, Backing
-from disks.check import Checker, Finding, Severity, collect
 from disks.disk import CREATED, Disk, Format
 from disks.errors import FormatContradicted, FormatNotSupported, ImageDamaged, ParentUnusable, SizeNotPossible
 from disks.errors_vmdk import WrittenWholeOnly
-from disks.identity import DiskIdentity, identity
 from disks.image import Image
 from disks.linear import create_raw, open_raw
 from disks.opening import open_backing
@@ -22,9 +20,12 @@ from disks.recognise import CREATE_TYPES, FORMATS, always_raw, classify, disguis
 from drcore.limits import DISK_BYTES_MAX
 from drcore.units import ByteCount
 
+if TYPE_CHECKING:
+    from disks.check import Checker, Finding
+    from disks.identity import DiskIdentity
+
 __all__ = [
     "CheckedImage",
-    "DiskIdentity",
     "Image",
     "ImageInfo",
     "change_mark",
@@ -56,11 +57,13 @@ class CheckedImage:
     """What `info --check` shows: `info` is None where the image is too damaged to be opened."""
 
     info: ImageInfo | None
-    findings: tuple[Finding, ...]
+    findings: "tuple[Finding, ...]"
 
     @property
     def damaged(self) -> bool:
         """Whether anything found may cost content."""
+        from disks.check import Severity
+
         return any(finding.severity is Severity.DAMAGE for finding in self.findings)
 
 
@@ -110,7 +113,7 @@ CREATORS: Final[dict[Format, Creator]] = {
     Format.VMDK_TWO_GB_SPARSE: _later("vmdk_split.create_split"),
     Format.VMDK_TWO_GB_FLAT: _later("vmdk_split.create_split"),
 }
-CHECKERS: Final[dict[Format, Checker]] = {
+CHECKERS: "Final[dict[Format, Checker]]" = {
     **dict.fromkeys(CREATE_TYPES.values(), _later("vmdk_check.check_vmdk")),
     Format.QCOW2: _later("qcow2_check.check_qcow2"),
     Format.VHD_FIXED: _later("vhd_check.check_fixed"),
@@ -208,6 +211,13 @@ def check(path: str | Path, told: Format | None = None) -> CheckedImage:
         backing.close()
 
 
+def identity(image: Image) -> "DiskIdentity":
+    """Who the disk is, as of now: UUID, size, fingerprints. Errors: ReadFailed."""
+    from disks import identity as identities  # here: who compares does not ask
+
+    return identities.identity(image)
+
+
 def change_mark(image: Image) -> str | None:
     """The format's own change mark (VMDK: the CID as eight hex digits), None where the format has none."""
     return image.change_mark
@@ -232,7 +242,9 @@ def _open(path: str | Path, told: Format | None, access: Access) -> Image:
 
 
 def _check(backing: Backing, given: Path, told: Format | None) -> CheckedImage:
-    def findings() -> Iterator[Finding]:
+    from disks.check import collect
+
+    def findings() -> "Iterator[Finding]":
         kind = classify(backing, given, told)
         if kind in CHECKERS:
             yield from CHECKERS[kind](backing, kind)
@@ -242,11 +254,10 @@ def _check(backing: Backing, given: Path, told: Format | None) -> CheckedImage:
         # What opening refuses is damage too, even where the checker saw none.
         return CheckedImage(inspect(given, told), found)
     except (ImageDamaged, ParentUnusable) as error:
-        if any(finding.severity is Severity.DAMAGE for finding in found):
-            return CheckedImage(None, found)
-        return CheckedImage(None, found + collect(_raised(error)))
+        checked = CheckedImage(None, found)
+        return checked if checked.damaged else CheckedImage(None, found + collect(_raised(error)))
 
 
-def _raised(error: ImageDamaged | ParentUnusable) -> Iterator[Finding]:
+def _raised(error: ImageDamaged | ParentUnusable) -> "Iterator[Finding]":
     yield from ()
     raise error

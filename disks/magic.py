@@ -2,6 +2,12 @@
 
 from typing import Final
 
+VHD: Final = b"conectix"
+"""Microsoft, Virtual Hard Disk Image Format Specification: the cookie of a footer, and of its copy at the start."""
+VMDK: Final = b"KDMV"
+"""VMware, Virtual Disk Format 5.0: the header of a hosted sparse extent."""
+VMDK_DESCRIPTOR: Final = b"# Disk DescriptorFile"
+"""VMware, Virtual Disk Format 5.0: the first line of a descriptor."""
 VHDX: Final = b"vhdxfile"
 """[MS-VHDX] 2.2.1, the file identifier's signature."""
 QCOW2: Final = b"QFI\xfb"

@@ -19,7 +19,8 @@ from disks.errors import FormatContradicted, ImageDamaged, OpenFailed, ParentUnu
 from disks.errors_vmdk import ExtentRefused, FeatureNotSupported, NotWritableInPlace
 from disks.layers import About, FlatLayer, Held, Layer, LayeredDisk, Piece, close_all
 from disks.layout import Malformed
-from disks.recognise import classify, damaged
+from disks.recognise import classify
+from disks.structures import damaged
 from disks.table_layer import Entries, Shape, TableLayer, as_entries, row_length
 from disks.vmdk_extents import identity_of, open_named
 from drcore.limits import PARENTS_MAX

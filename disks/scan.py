@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from _native import digest
-from disks.digestmap import DigestMap
 from disks.disk import Disk, ExtentKind
 from drcore.buffers import buffer
 from drcore.limits import MIB
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, REGION_BYTES, ZERO_DIGEST, parts
+
+if TYPE_CHECKING:  # who compares two disks keeps no digests
+    from disks.digestmap import DigestMap
 
 PIECE_BYTES = 1 * MIB
 """What is read and hashed at once: it stays in a core's own cache between the two."""
@@ -55,7 +58,7 @@ def pieces(disk: Disk, size: int) -> Iterator[tuple[int, int]]:
 
 
 def scan(
-    disk: Disk, digests: DigestMap, secret: bytes, on_bytes: Callable[[int], None]
+    disk: Disk, digests: "DigestMap", secret: bytes, on_bytes: Callable[[int], None]
 ) -> Iterator[RegionRun]:
     """Every region that the map covers, ascending; the map (fresh: all zero) holds the blocks of those told.
 
@@ -78,7 +81,7 @@ def scan(
     on_bytes(digests.size)
 
 
-def _tell(digests: DigestMap, secret: bytes, first: int, end: int) -> Iterator[RegionRun]:
+def _tell(digests: "DigestMap", secret: bytes, first: int, end: int) -> Iterator[RegionRun]:
     """The regions from `first` up to `end`, of which only the first was read; the others hold no data."""
     if first < end:
         found = digests.region(first, secret)
@@ -87,7 +90,7 @@ def _tell(digests: DigestMap, secret: bytes, first: int, end: int) -> Iterator[R
         yield RegionRun(first + 1, end - first - 1, None)
 
 
-def remembered(digests: DigestMap, secret: bytes) -> Iterator[RegionRun]:
+def remembered(digests: "DigestMap", secret: bytes) -> Iterator[RegionRun]:
     """As `scan`, from a digest map that is already true; the disk is not read."""
     for region in range(digests.regions):
         found = digests.region(region, secret)

@@ -24,7 +24,7 @@ from disks.layout import Malformed
 from disks.linear import LinearDisk
 from disks.mapped import MappedDisk
 from disks.opening import Newborn
-from disks.recognise import damaged, vhd_footer
+from disks.structures import damaged, vhd_footer
 from disks.vhd_layout import SECTOR, UNUSED, DiskType, Dynamic, Footer
 from drcore.errors import HomewardError
 from drcore.limits import VHD_GROWTH_BYTES, VHD_TABLE_BYTES_MAX

@@ -10,7 +10,7 @@ from disks.backing import Backing
 from disks.check import Claims, Finding, damage, note
 from disks.disk import Format
 from disks.layout import Malformed
-from disks.recognise import vhd_footer
+from disks.structures import vhd_footer
 from disks.vhd_layout import DYNAMIC_BYTES, FOOTER_BYTES, SECTOR, UNUSED, Dynamic, Footer
 from drcore.limits import VHD_TABLE_BYTES_MAX
 

@@ -23,7 +23,7 @@ from disks.errors import OpenFailed, ParentUnusable
 from disks.image import Image, Run, check_range, check_writable
 from disks.layout import Malformed
 from disks.opening import open_directory, open_extent
-from disks.recognise import damaged, vhd_footer
+from disks.structures import damaged, vhd_footer
 from disks.vhd import UNKNOWN, DynamicVhd, Placed
 from disks.vhd_layout import ABSOLUTE, RELATIVE, SECTOR, UNUSED, DiskType, Dynamic, Footer, decode_parent_name
 from drcore.limits import DISK_NAME_BYTES_MAX, PARENTS_MAX, VHD_DIRTY_BITMAPS_MAX

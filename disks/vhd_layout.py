@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from disks import magic
 from disks.layout import Malformed
 from drcore.limits import GIB
 
 SECTOR: Final = 512
-COOKIE: Final = b"conectix"
+COOKIE: Final = magic.VHD
 DYNAMIC_COOKIE: Final = b"cxsparse"
 FOOTER_BYTES: Final = 512
 OLD_FOOTER_BYTES: Final = 511

@@ -22,7 +22,8 @@ from disks.image import Run, check_range, check_writable
 from disks.layout import Malformed
 from disks.mapped import MappedDisk
 from disks.opening import Newborn
-from disks.recognise import FORMATS, damaged
+from disks.recognise import FORMATS
+from disks.structures import damaged
 from disks.vhdx_file import Structures, load
 from disks.vhdx_layout import (
     ALIGNMENT,

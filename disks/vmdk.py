@@ -11,7 +11,7 @@ from disks.backing import Backing
 from disks.disk import Format
 from disks.errors import OpenFailed, SizeNotPossible
 from disks.layout import Malformed
-from disks.recognise import damaged
+from disks.structures import damaged
 from disks.vmdk_layout import SECTOR, Descriptor, SparseHeader
 from drcore.limits import DESCRIPTOR_BYTES_MAX
 

@@ -5,6 +5,7 @@ Description". A child tells the CID that its parent had when the child was made;
 another one, and both together are no disk any more.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,8 @@ from disks.errors import FormatNotSupported, OpenFailed, ParentUnusable
 from disks.errors_vmdk import ExtentRefused, NotWritableInPlace
 from disks.image import Image
 from disks.layers import About, FlatLayer, Held, Layer, LayeredDisk, Piece, close_all
-from disks.recognise import CREATE_TYPES, EMBEDDED, FORMATS, GUEST_DATA, look
+from disks.recognise import CREATE_TYPES, FORMATS, GUEST_DATA
+from disks.structures import EMBEDDED, look
 from disks.vmdk import Place, StoredDescriptor, embedded
 from disks.vmdk_extents import check_length, check_lines, identity_of, open_all, open_named
 from disks.vmdk_grains import GrainLayer, cowd_layer, hosted_layer, sesparse_layer
@@ -169,7 +171,7 @@ def open_parent(
 
     if not name:
         raise unusable(f"no parentFileNameHint beside parentCID={told.parent_cid:08x}", "the parent's name")
-    if GUEST_DATA.search(name):
+    if re.search(GUEST_DATA, name):
         raise unusable("the name of an extent", "the name of a descriptor")
     if len(seen) >= PARENTS_MAX:
         raise unusable(f"more than {PARENTS_MAX} images in the chain", f"at most {PARENTS_MAX}")

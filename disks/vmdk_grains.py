@@ -16,7 +16,7 @@ from disks.backing import Backing
 from disks.errors_vmdk import FeatureNotSupported
 from disks.layers import Held, Piece
 from disks.layout import Malformed
-from disks.recognise import damaged
+from disks.structures import damaged
 from disks.table_layer import Entries, Shape, TableLayer, as_entries, row_length
 from disks.vmdk_layout import HEADER_BYTES, SECTOR, TABLE_BYTES, TABLE_ENTRIES, ZERO_GRAIN
 

@@ -11,13 +11,14 @@ from array import array
 from dataclasses import dataclass
 from typing import Final
 
+from disks import magic
 from disks.layout import Malformed
 from drcore.limits import DISK_BYTES_MAX, MIB
 
 SECTOR: Final = 512
-MAGIC: Final = b"KDMV"
+MAGIC: Final = magic.VMDK
 ESX_MAGIC: Final = b"COWD"
-DESCRIPTOR_START: Final = b"# Disk DescriptorFile"
+DESCRIPTOR_START: Final = magic.VMDK_DESCRIPTOR
 HEADER_BYTES: Final = 512
 TABLE_ENTRIES: Final = 512
 """Grain table entries per table: the specification knows no other number for hosted sparse extents."""

@@ -19,7 +19,8 @@ from disks.image import Image, check_range, check_writable, merged
 from disks.layout import Malformed
 from disks.linear import LinearDisk
 from disks.opening import Newborn
-from disks.recognise import FORMATS, damaged
+from disks.recognise import FORMATS
+from disks.structures import damaged
 from disks.vmdk import Described, Place, StoredDescriptor, check_size, new_descriptor_of
 from disks.vmdk_extents import check_length, check_lines, create_extent, create_flat_extent, open_all, undo
 from disks.vmdk_layout import SECTOR, ExtentLine

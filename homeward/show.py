@@ -15,8 +15,9 @@ from disks.disk import Format
 from homeward.errors import OutputFailed
 
 if TYPE_CHECKING:
-    from disks.catalogue import DiskIdentity, ImageInfo
+    from disks.catalogue import ImageInfo
     from disks.check import Finding
+    from disks.identity import DiskIdentity
 
 WAITS_FOR_ROOM: Final = (
     "waiting: the retention volume of the master target is full (HW-MT-036). Make room there, or give points up with "
