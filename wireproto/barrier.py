@@ -1,44 +1,39 @@
 """The messages of a common point of a replication group: enrol, prepare, frozen, harvested, thaw."""
 
-from dataclasses import dataclass
 from typing import Final
 
+from drcore.record import Record
 from wireproto.errors import LimitExceeded, MessageRefused
 
 GROUP_NAME_BYTES_MAX: Final = 255
 """The name of a replication group: that of a file where a round of it is recorded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Enrol:
+class Enrol(Record):
     """Agent: this machine waits for the others of its replication group, to have a common point with them."""
 
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class Prepare:
+class Prepare(Record):
     """Master target: every member is there; freeze, harvest and wait for the thaw. The common point will be this."""
 
     point: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Frozen:
+class Frozen(Record):
     """Agent: nothing writes to the sources from here on until the thaw."""
 
     point: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Harvested:
+class Harvested(Record):
     """Agent: what belongs to the point is known; only after the thaw may anything else be written."""
 
     point: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Thaw:
+class Thaw(Record):
     """Master target: every member was frozen at one instant and has harvested; go on."""
 
     point: bytes

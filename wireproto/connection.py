@@ -4,13 +4,13 @@ The receiving and the sending half share nothing after the handshake but the sec
 receive while another sends. What may be sent in which phase stands in one table; what is missing is illegal.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
 from drcore.buffers import buffer
 from drcore.errors import HomewardError
 from drcore.limits import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX
+from drcore.record import Record
 from drcore.secret import Secret
 from wireproto.errors import MessageRefused, NotTheProtocol
 from wireproto.frame import (
@@ -93,15 +93,13 @@ ON_SESSION_STREAM: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Greeted:
+class Greeted(Record):
     """The peer's clear message came and its proof matched."""
 
     message: Hello | Welcome
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Record):
     """A sealed message was opened. Views in it are valid until the next bytes are fed."""
 
     stream: int

@@ -8,12 +8,12 @@ valid until the next frame is opened.
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
 
 from drcore.errors import HomewardError
 from drcore.limits import DISK_BYTES_MAX
+from drcore.record import Record
 from drcore.units import BLOCK_BYTES, BLOCK_SECTORS, DIGEST_BYTES, FANOUT, SECTOR_BYTES
 from wireproto.barrier import Enrol, Frozen, Harvested, Prepare, Thaw, decode_enrol
 from wireproto.errors import LimitExceeded, MessageRefused, PeerReported
@@ -72,13 +72,11 @@ class MessageType(IntEnum):
     FAILED = 25
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(Record):
     """Agent: proves the fresh key; the session or lane that the handshake asked for shall begin."""
 
 
-@dataclass(frozen=True, slots=True)
-class DiskState:
+class DiskState(Record):
     """What the master target says of one of its disks at the opening."""
 
     target_bytes: int
@@ -90,8 +88,7 @@ class DiskState:
     """SEEK and REFER are understood, and there is content that can be found."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Record):
     """Master target: the session has begun and older ones are fenced off; repeats the last published point."""
 
     session: int
@@ -100,8 +97,7 @@ class Opened:
     disks: tuple[DiskState, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Scanned:
+class Scanned(Record):
     """Master target: digests of `count` regions from `first` on; `digests` is empty when all of them are zero."""
 
     first: int
@@ -109,8 +105,7 @@ class Scanned:
     digests: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Children:
+class Children(Record):
     """Agent: digests of the children (spans of a region, level 2; blocks of a span, level 1) of node `node`."""
 
     level: int
@@ -118,8 +113,7 @@ class Children:
     digests: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Differ:
+class Differ(Record):
     """Master target's answer to `Children`: bitmaps of the children that differ and, of those, that are zero here.
 
     At level 1 `sectors` holds 16 sector digests (256 bytes) for each block that differs and is zero on neither side.
@@ -132,37 +126,32 @@ class Differ:
     sectors: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(Record):
     """Agent: `count` entries of new content (the layout is `_native.pack`'s)."""
 
     count: int
     entries: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Zeroes:
+class Zeroes(Record):
     """Agent: runs of blocks (first, count) that become zero."""
 
     ranges: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Durable:
+class Durable(Record):
     """Master target: every frame of the stream up to `sequence` is durable, its applied record too."""
 
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
+class Mismatch(Record):
     """Master target: laying sectors over these blocks did not give the digest that was told; send them whole."""
 
     blocks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DiskTotals:
+class DiskTotals(Record):
     """What a commit says of one disk: frames and bytes of plaintext in its streams, and the root."""
 
     frames: int
@@ -170,8 +159,7 @@ class DiskTotals:
     root: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Record):
     """Agent: everything is sent; publish `point` if counts and roots agree."""
 
     point: bytes
@@ -181,20 +169,17 @@ class Commit:
     """Applications had come to rest before the sources were read; else the point is crash-consistent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Record):
     """Master target: the point is durable."""
 
     point: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Unsettled:
+class Unsettled(Record):
     """Master target: blocks named in `Mismatch` are still due; commit again after them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Record):
     """Either side: the dialogue ends with this error."""
 
     code: str
@@ -206,50 +191,43 @@ class Report:
     """The retry class by its name (see `drcore.errors.Retry`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Record):
     """Master target: this disk has stopped with this error and takes nothing more; the session's others go on."""
 
     report: Report
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
+class Bye(Record):
     """Either side: the dialogue ends here without an error (stopped by an operator, or done)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Alive:
+class Alive(Record):
     """Either side: nothing to say, but still here. A frame that follows also brings lost bytes to light."""
 
     waits: bool = False
     """Master target: it takes nothing for now, as it waits for room to keep what is overwritten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seek:
+class Seek(Record):
     """Agent: make ready to find content of this disk by its digests; `over`: no reference will come any more."""
 
     over: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Record):
     """Master target's answer to `Seek`: the index is whole and holds so many sectors."""
 
     known: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refer:
+class Refer(Record):
     """Agent: `count` blocks whose content the target may have already, by digests (the layout is `_native.refer`'s)."""
 
     count: int
     entries: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(Record):
     """Master target's answer to each `Refer` of `blocks` blocks: `found` sectors are applied, those listed are not.
 
     A block is listed with the bitmap of its named sectors that are due as data.
@@ -390,8 +368,7 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.MISSING, len(missing), found), _ASKED.pack(blocks), body]
 
 
-@dataclass(frozen=True, slots=True)
-class _Raw:
+class _Raw(Record):
     kind: MessageType
     flags: int
     level: int

@@ -1,0 +1,91 @@
+"""Records behave as frozen, slotted dataclasses of the same fields do."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from drcore.record import Record
+
+
+class Pair(Record):
+    """Two fields, the second with a default."""
+
+    first: int
+    second: str = "none"
+    """Said of a field."""
+
+    def doubled(self) -> int:
+        """Twice the first."""
+        return 2 * self.first
+
+
+class Nothing(Record):
+    """No fields."""
+
+
+class Twin(Record):
+    """As `Pair`, and not equal to it."""
+
+    first: int
+    second: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    first: int
+    second: str = "none"
+
+
+def test_fields_come_by_place_by_name_or_by_default() -> None:
+    assert (
+        Pair(1) == Pair(1, "none") == Pair(first=1) == Pair(1, second="none") == Pair(second="none", first=1)
+    )
+    assert (Pair(3, "x").first, Pair(3, "x").second, Pair(3).second, Pair(3).doubled()) == (3, "x", "none", 6)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [((), {}), ((1, "a", 2), {}), ((1,), {"third": 1}), ((1,), {"first": 1}), ((), {"second": "a"})],
+)
+def test_wrong_fields_are_refused_as_by_a_dataclass(values: tuple[Any, ...], named: dict[str, Any]) -> None:
+    for kind in (Pair, Model):
+        with pytest.raises(TypeError):
+            kind(*values, **named)
+
+
+def test_a_record_does_not_change() -> None:
+    one = Pair(1)
+    with pytest.raises(AttributeError, match="does not change"):
+        one.first = 2  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="does not change"):
+        one.third = 2
+    with pytest.raises(AttributeError, match="does not change"):
+        del one.first
+    assert one == Pair(1)
+    assert not hasattr(one, "__dict__")
+
+
+def test_equal_is_who_is_of_one_class_with_equal_fields() -> None:
+    assert Pair(1) != Pair(2)
+    assert Pair(1) != Twin(1)
+    assert Pair(1) != (1, "none")
+    assert Nothing() == Nothing()
+    assert len({Pair(1), Pair(1, "none"), Twin(1), Pair(2)}) == 3
+
+
+def test_a_record_without_fields_is_true() -> None:
+    assert Nothing()
+
+
+def test_records_are_matched_by_place() -> None:
+    match Pair(1, "a"):
+        case Pair(first, second):
+            assert (first, second) == (1, "a")
+        case _:
+            raise AssertionError("not matched")
+
+
+def test_a_record_shows_its_fields() -> None:
+    assert repr(Pair(1)) == "Pair(first=1, second='none')" == repr(Model(1)).replace("Model", "Pair")
+    assert repr(Nothing()) == "Nothing()"
