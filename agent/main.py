@@ -1,32 +1,29 @@
 """Wires the agent: settings, key, source disks, connection; runs one cycle, again where a broken connection allows."""
 
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from agent.adapters.freezer import LinuxFreezer
-from agent.adapters.last_time import LastTimeFile
-from agent.adapters.programs import LocalPrograms
 from agent.adapters.sent_file import SentFile
 from agent.adapters.source_mark import LocalMark
-from agent.adapters.tcp import TcpConnect
 from agent.config import AgentConfig, SourceConfig
 from agent.errors import MasttargetUnreachable, Stopped
 from agent.ports import Connect, Quiesce, SourceMark, StillSource
-from agent.quiesce import Stand
 from agent.report import Progress, SyncReport
 from agent.sync import Sync, SyncDisk, SyncPorts
 from disks import catalogue
-from disks.content import DiskContent, read_root
 from disks.digestmap import DigestMap
 from disks.image import Image
 from drcore.clock import Clock, SystemClock
 from drcore.errors import HomewardError, Retry
 from drcore.secret import read_key_file
 from wireproto.handshake import DiskOffer
+
+if TYPE_CHECKING:  # a plain sync needs neither
+    from agent.quiesce import Stand
+    from disks.content import DiskContent
 
 BACKOFF_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -52,7 +49,7 @@ class Agent:
         self._on_warning = on_warning or (lambda error: None)
         self._quiesce = quiesce or StillSource()
         self._config = config
-        self._connect = connect or TcpConnect(config.host, config.port)
+        self._connect = connect or _tcp(config)
         self._on_retry = on_retry
         self._clock = clock or SystemClock()
         self._current: Sync | None = None
@@ -92,11 +89,16 @@ class Agent:
         finally:
             stand.end()
 
-    def _stand(self) -> Stand | None:
+    def _stand(self) -> "Stand | None":
         """What makes the snapshot that is read, where the settings ask for one."""
         config = self._config
         if config.quiesce is None:
             return None
+        from agent.adapters.freezer import LinuxFreezer
+        from agent.adapters.last_time import LastTimeFile
+        from agent.adapters.programs import LocalPrograms
+        from agent.quiesce import Stand
+
         last = LastTimeFile(config.state_directory / f"{config.item.hex}.app-consistent")
         own = (config.state_directory,)
         return Stand(
@@ -114,7 +116,7 @@ class Agent:
         config = self._config
         shared = read_key_file(config.key_file)
         ports = SyncPorts(self._connect, self._clock, os.urandom, shared, self._quiesce, app_consistent)
-        point = secrets.token_bytes(16)
+        point = os.urandom(16)
         attempt, reached = 0, False
         while True:
             with ExitStack() as stack:
@@ -144,11 +146,13 @@ class Agent:
                     return replace(report, app_consistent=app_consistent)
             self._clock.sleep(wait)
 
-    def prove(self) -> tuple[DiskContent, ...]:
+    def prove(self) -> "tuple[DiskContent, ...]":
         """The content root of every source, read again in full; nothing is sent and no master target is asked.
 
         Errors: `Stopped`, those of the disks.
         """
+        from disks.content import DiskContent, read_root
+
         config = self._config
         found: list[DiskContent] = []
         with ExitStack() as stack:
@@ -192,3 +196,10 @@ class Agent:
         return SyncDisk(
             DiskOffer(config.disk.bytes, disk.size), str(disk.path), disk, digests, sent, mark, first_mark
         )
+
+
+def _tcp(config: AgentConfig) -> Connect:
+    """How to reach a master target on another machine."""
+    from agent.adapters.tcp import TcpConnect
+
+    return TcpConnect(config.host, config.port)

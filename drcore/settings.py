@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _MISSING: Final = object()
-_RATE: Final = re.compile(r"^(\d+(?:\.\d+)?)([kKMGT]?)(i?)$")
+_RATE: Final = r"^(\d+(?:\.\d+)?)([kKMGT]?)(i?)$"
 RATE_MIN: Final = 10_000
 """Bytes a second: below it a frame takes minutes and acknowledgements are taken for silence."""
 _POWER: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -18,7 +18,7 @@ class SettingsError(ValueError):
 
 def parse_rate(text: str) -> int:
     """Bytes a second: `50M` is 50,000,000, `50Mi` is 50 * 2^20. Errors: `SettingsError`."""
-    found = _RATE.match(text)
+    found = re.match(_RATE, text)
     if found is None or (found[3] and not found[2]):
         raise SettingsError(f"{text!r} is no rate (such as 50M or 50Mi, in bytes a second)")
     rate = int(float(found[1]) * (1024 if found[3] else 1000) ** _POWER[found[2]])

@@ -14,12 +14,10 @@ from drcore.clock import SystemClock
 from drcore.errors import HomewardError
 from drcore.limits import PROGRESS_SECONDS
 from drcore.secret import read_key_file
-from masttarget import volume
 from masttarget.adapters.files import LocalStore
 from masttarget.adapters.group_files import GroupFiles
 from masttarget.adapters.listen import Listener, listen
 from masttarget.adapters.retention_files import RetentionFiles
-from masttarget.adapters.volumes import claim, volume_of
 from masttarget.config import MasttargetConfig
 from masttarget.errors import ConfigRefused
 from masttarget.health import Watch, recall
@@ -49,6 +47,9 @@ class Master:
         self._closing = ExitStack()
         if config.retention is not None:
             if config.retention_own_volume:
+                from masttarget import volume
+                from masttarget.adapters.volumes import claim, volume_of
+
                 volume.check(volume_of(config.retention, config))
                 self._closing.callback(claim(config.retention, {disk.item.bytes for disk in config.disks}))
             policy = Policy.of(

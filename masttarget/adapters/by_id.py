@@ -14,7 +14,7 @@ from typing import Final
 from masttarget.errors import DiskNotAttached, DiskUuidAmbiguous
 
 BY_ID: Final = Path("/dev/disk/by-id")
-_NAME: Final = re.compile(r"(?:wwn-0x|scsi-3)([0-9a-f]{32})", re.IGNORECASE)
+_NAME: Final = r"(?i)(?:wwn-0x|scsi-3)([0-9a-f]{32})"
 
 
 def device_of(disk_uuid: str, directory: Path = BY_ID) -> Path:
@@ -26,7 +26,7 @@ def device_of(disk_uuid: str, directory: Path = BY_ID) -> Path:
     found: dict[Path, list[str]] = {}
     broken: list[str] = []
     for name in _names(directory):
-        told = _NAME.fullmatch(name)
+        told = re.fullmatch(_NAME, name)
         if told is None or told[1].lower() != disk_uuid:
             continue
         device = Path(os.path.realpath(directory / name))

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from disks import catalogue
-from disks.content import drop_cache
 from disks.digestmap import DigestMap
 from disks.disk import Disk, Format
 from disks.image import Image
-from disks.layout import Malformed
-from disks.vmdk_layout import decode_descriptor
 from drcore.limits import MASTTARGET_MAP_BLOCKS_MAX
 from masttarget.adapters.by_id import BY_ID, device_of
 from masttarget.adapters.journal_directory import JournalDirectory
@@ -22,7 +19,7 @@ from masttarget.adapters.saved_file import SavedFile
 from masttarget.config import DISK_UUID, DiskConfig
 from masttarget.errors import DiskNotAttached, JournalFailed, OtherFormat, TargetFailed
 
-_EXTENT: Final = re.compile(r"-(flat|[sf]\d{3,})")
+_EXTENT: Final = r"-(flat|[sf]\d{3,})"
 """What a VMDK's extents add to the name of their descriptor."""
 _NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux
 _DESCRIBED: Final = (
@@ -97,7 +94,7 @@ class LocalStore:
             # Only what a descriptor names is its own: a raw disk's neighbours may be called as extents are.
             names = _extents(disk.path.read_bytes()) if kind in _DESCRIBED else ()
             for path in (disk.path.with_name(name) for name in names):
-                if _EXTENT.fullmatch(path.stem.removeprefix(disk.path.stem)):
+                if re.fullmatch(_EXTENT, path.stem.removeprefix(disk.path.stem)):
                     path.unlink(missing_ok=True)
             disk.path.unlink()
         except OSError as error:
@@ -130,6 +127,8 @@ class LocalStore:
 
     def forget(self, disk: Disk) -> None:
         assert isinstance(disk, Image)
+        from disks.content import drop_cache  # here: not every policy verifies its points
+
         try:
             drop_cache(disk.path)
         except OSError as error:
@@ -168,6 +167,9 @@ def _device_mark(path: Path) -> str:
 
 def _extents(descriptor: bytes) -> tuple[str, ...]:
     """The plain names of extents in a VMDK's descriptor; none where it is none."""
+    from disks.layout import Malformed  # here: only who removes a VMDK asks
+    from disks.vmdk_layout import decode_descriptor
+
     try:
         lines = decode_descriptor(descriptor, 0).extents
     except Malformed:

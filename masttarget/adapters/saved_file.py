@@ -1,7 +1,6 @@
 """Old content that is overwritten in this cycle and may still be referred to, in a file without a name."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from drcore.limits import SAVED_BYTES_MAX
@@ -15,6 +14,8 @@ class SavedFile:
     """See `masttarget.elsewhere.Rooms`. The file is gone when it is closed, or the process is."""
 
     def __init__(self, directory: Path, limit: int = SAVED_BYTES_MAX) -> None:
+        import tempfile  # here: most syncs need no room
+
         self._file = -1
         self.count = 0
         try:
