@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drcore.units import counted
+from drcore.units import BLOCK_BYTES, counted
 from homeward import show
 from homeward.stopping import Interrupt
 
@@ -49,8 +49,13 @@ class Desk:
     secret: bytes
 
 
-def _settings(config: Path, item: uuid.UUID) -> "tuple[MasttargetConfig, tuple[DiskConfig, ...]]":
-    """The settings, with a retention, and the item's disks. Errors: `ConfigRefused`, `UnknownItem`, `RetentionOff`."""
+def _settings(
+    config: Path, item: uuid.UUID, *, lost: bool = False
+) -> "tuple[MasttargetConfig, tuple[DiskConfig, ...]]":
+    """The settings, with a retention, and the item's disks; `lost`: also where its volume is not mounted.
+
+    Errors: `ConfigRefused`, `UnknownItem`, `RetentionOff` (HW-MT-044), `RetentionRefused` (038).
+    """
     from masttarget import config as settings
     from masttarget.errors import UnknownItem
     from masttarget.errors_retention import RetentionOff
@@ -61,11 +66,22 @@ def _settings(config: Path, item: uuid.UUID) -> "tuple[MasttargetConfig, tuple[D
         raise UnknownItem(item=item.hex)
     if found.retention is None:
         raise RetentionOff(path=str(config))
+    if not lost:
+        _check_mounted(found)
     return found, disks
 
 
+def _check_mounted(found: "MasttargetConfig") -> None:
+    """Nobody takes an empty mount point for a retention without points. Errors: `RetentionRefused` (HW-MT-038)."""
+    from masttarget.adapters.volumes import volume_of
+    from masttarget.volume import check_mounted
+
+    if found.retention is not None and found.retention_own_volume:
+        check_mounted(volume_of(found.retention, found))
+
+
 def _desk(config: Path, item: uuid.UUID) -> Desk:
-    """Errors: `ConfigRefused`, `UnknownItem`, `RetentionOff` (HW-MT-044), those of the list of points."""
+    """Errors: those of `_settings`, and of the list of points."""
     from drcore.clock import SystemClock
     from drcore.secret import read_key_file
     from homeward.logs import log_to_stderr
@@ -132,10 +148,12 @@ def points() -> None:
 @click.option("--check", is_flag=True, help="Read the whole journal: flipped bits are found, too.")
 @config_option
 @json_option
-def list_points(item: uuid.UUID, check: bool, config: Path, as_json: bool) -> None:
+@click.pass_obj
+def list_points(run: Any, item: uuid.UUID, check: bool, config: Path, as_json: bool) -> None:
     """Lists an item's points, the oldest first, and tells which of them cannot be used.
 
-    What is missing or cut of the journal is seen at once; to see a flipped bit all of it has to be read (--check).
+    What is missing or cut of the journal is seen at once; to see a flipped bit all of it has to be read (--check; exit
+    1: something is wrong with it).
     """
     from masttarget.reading_points import standings, unusable
 
@@ -149,6 +167,7 @@ def list_points(item: uuid.UUID, check: bool, config: Path, as_json: bool) -> No
         usable = {"usable": reason is None, "reason": reason.code if reason is not None else None}
         found.append({**_point(point), **usable})
     errors = [error for one in journals.values() for error in one.errors] if lost else []
+    run.exit_code = NO if check and lost else run.exit_code
     for error in errors:
         show.say(str(error))
     if as_json:
@@ -242,21 +261,23 @@ def verify(item: uuid.UUID, point: str, config: Path, as_json: bool) -> None:
 @json_option
 def rollback(item: uuid.UUID, point: str, config: Path, plan: bool, as_json: bool) -> None:
     """Brings an item's target disks back to a point, in place. Going back can itself be taken back."""
-    from masttarget.going_back import go_back
+    from masttarget.going_back import go_back, most_blocks
 
     desk = _desk(config, item)
     to = desk.item.points.choose(point)
     if plan:
+        most = most_blocks(desk.disks, to, desk.item, desk.store)
         steps = [
             "where no point holds what the disks hold now, make it one (before-rollback)",
             "raise the generation: older agents are refused, the next session compares",
             *(
-                f"write what differs to disk {one.disk}, at most {show.size(one.data_bytes)}"
-                for one in to.disks
+                f"write what differs to disk {disk}: at most {show.counted(blocks, 'block')} of 64 KiB, "
+                f"{show.size(blocks * BLOCK_BYTES)}"
+                for disk, blocks in most.items()
             ),
             f"publish a point with the content of point {to.sequence}, of the same kind ({to.kind.value})",
         ]
-        _plan(steps, as_json, to=to.sequence)
+        _plan(steps, as_json, to=to.sequence, blocks_most=sum(most.values()))
         return
     total = max(one.data_bytes for one in to.disks)
     newest = desk.item.points.last_sequence
@@ -433,7 +454,7 @@ def _end_history(item: uuid.UUID, config: Path, plan: bool, as_json: bool) -> No
     from masttarget.adapters.retention_files import RetentionFiles
     from masttarget.begin_anew import begin_anew
 
-    found, disks = _settings(config, item)
+    found, disks = _settings(config, item, lost=True)
     assert found.retention is not None
     if plan:
         steps = [
@@ -478,9 +499,11 @@ def verify_journal(run: Any, directory: Path | None, config: Path | None, as_jso
     if (directory is None) == (config is None):
         raise click.UsageError("name either DIRECTORY or --config")
     if config is not None:
-        directory = settings.load(config).retention
+        found = settings.load(config)
+        directory = found.retention
         if directory is None:
             raise RetentionOff(path=str(config))
+        _check_mounted(found)
     assert directory is not None
     verdicts = read(directory)
     if as_json:

@@ -12,7 +12,6 @@ from drcore.settings import SettingsError, Table
 from masttarget.errors import ConfigRefused
 from wireproto.barrier import GROUP_NAME_BYTES_MAX
 
-NO_PATH = Path("/")
 _UNIT: Final = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 DISK_UUID = "disk-uuid:"
 """What a `path` begins with that is a VMware disk UUID."""
@@ -82,7 +81,7 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     state = role.path("state_directory", DEFAULT_STATE)
     key_file = role.path("key_file")
     keep_record = role.flag("keep_record", default=True)
-    retention = role.path("retention", NO_PATH)
+    retention = role.path("retention") if role.has("retention") else None
     own_volume = role.flag("retention_own_volume", default=True)
     hours = role.number("retention_hours", RETENTION_SECONDS // 3600, 1, 24 * 366)
     ladder = _ladder(role.text("retention_ladder", ""), hours * 3600.0)
@@ -95,10 +94,9 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
         raise SettingsError("two [[disk]] tables have the same disk UUID")
     if len({disk.path for disk in disks}) != len(disks):
         raise SettingsError("two [[disk]] tables have the same path")
-    where = None if retention == NO_PATH else retention
-    _check_groups(disks, where)
+    _check_groups(disks, retention)
     return MasttargetConfig(
-        host, port, key_file, state, disks, where, own_volume, hours * 3600.0, ladder, verify_points,
+        host, port, key_file, state, disks, retention, own_volume, hours * 3600.0, ladder, verify_points,
         RPO_SECONDS, metrics,
     )  # fmt: skip
 

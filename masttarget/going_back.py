@@ -19,6 +19,7 @@ from masttarget.points import Kind, Point, PointDisk
 from masttarget.ports import TargetStore
 from masttarget.retention import ItemRetention
 from masttarget.rollback import OnBytes, RolledBack, roll_back
+from masttarget.standing import standing
 from masttarget.undo import Identity, UndoJournal
 from masttarget.view import PointView
 
@@ -66,7 +67,9 @@ def go_back(
     """
     with ExitStack() as stack:
         stack.enter_context(item.store.hold(item.item, to.id))
-        opened = [_open(one, configs, to, item, store, stack) for one in to.disks]
+        opened = [_open(one, configs, item, store, stack) for one in to.disks]
+        # Before anything is changed: a point that a damaged journal does not lead to fences off nobody.
+        views = [_view(one, item, to) for one in opened]
         with item.changing():
             if item.points.by_sequence(to.sequence) is None:
                 raise PointUnknown(item=item.item.hex(), point=to.id)
@@ -77,9 +80,7 @@ def go_back(
             )
             one.journal.store(one.record)
         done = {}
-        for one in opened:
-            segments = item.store.segments(item.item, one.config.disk.bytes)
-            view = PointView(one.disk, segments, one.undo.identity, to.sequence)
+        for one, view in zip(opened, views, strict=True):
             done[one.config.disk.hex] = roll_back(one.disk, view, one.undo, on_bytes)
         stands = item.points.latest
         wrote = any(one.undo.wrote for one in opened)
@@ -99,19 +100,37 @@ def go_back(
         return GoneBack(made, before, done, max(one.record.generation for one in opened))
 
 
+def most_blocks(
+    configs: tuple[DiskConfig, ...], to: Point, item: ItemRetention, store: TargetStore
+) -> dict[str, int]:
+    """At most so many blocks of each disk (UUID, hex) a rollback would write now; nothing was touched.
+
+    Errors: as `go_back`: what would refuse it is refused here.
+    """
+    found = {}
+    with ExitStack() as stack:
+        for one in to.disks:
+            config, disk, journal, _ = _checked(one, configs, store, stack)
+            identity = Identity(config.item.bytes, config.disk.bytes, one.data_bytes)
+            segments = item.store.segments(item.item, identity.disk)
+            durable = durable_place(journal, config)
+            reason = standing(segments, item.item, identity.disk, durable, whole=False).reason(to.sequence)
+            if reason is not None:
+                raise reason
+            view = PointView(disk, segments, identity, to.sequence)
+            found[one.disk] = sum(bits.bit_count() for _, bits in view.changed())
+    return found
+
+
 def _named(to: Point, item: ItemRetention) -> bytes:
     """A name for the point that a rollback makes: of its cycle and of the point it came from."""
     return item.cycle.to_bytes(8, "big") + bytes.fromhex(to.id)[8:_ID_BYTES]
 
 
-def _open(
-    point: PointDisk,
-    configs: tuple[DiskConfig, ...],
-    to: Point,
-    item: ItemRetention,
-    store: TargetStore,
-    stack: ExitStack,
-) -> _Opened:
+def _checked(
+    point: PointDisk, configs: tuple[DiskConfig, ...], store: TargetStore, stack: ExitStack
+) -> tuple[DiskConfig, Disk, Journal, CycleRecord]:
+    """The disk is the one that was adopted, nobody else has it, and nobody else wrote to it."""
     config = next((one for one in configs if one.disk.hex == point.disk), None)
     if config is None:
         raise UnknownDisk(disk=point.disk)
@@ -128,6 +147,17 @@ def _open(
         )
     if changed_outside(record, disk, store):
         raise TargetChangedOutside(path=str(config.path))
+    return config, disk, journal, record
+
+
+def _open(
+    point: PointDisk,
+    configs: tuple[DiskConfig, ...],
+    item: ItemRetention,
+    store: TargetStore,
+    stack: ExitStack,
+) -> _Opened:
+    config, disk, journal, record = _checked(point, configs, store, stack)
     undo = item.open_disk(
         Identity(config.item.bytes, config.disk.bytes, point.data_bytes),
         disk.read,
@@ -137,6 +167,11 @@ def _open(
     )
     stack.callback(item.close_disk, config.disk.bytes)
     return _Opened(config, disk, journal, record, undo, point)
+
+
+def _view(opened: _Opened, item: ItemRetention, to: Point) -> PointView:
+    segments = item.store.segments(item.item, opened.config.disk.bytes)
+    return PointView(opened.disk, segments, opened.undo.identity, to.sequence)
 
 
 def _begin(opened: list[_Opened], to: Point, item: ItemRetention) -> Point | None:

@@ -34,13 +34,7 @@ class Volume:
 
 def obstacles(volume: Volume) -> list[str]:
     """Every reason why the volume cannot be the retention volume, with its requirement; none when it can (R073)."""
-    found = []
-    if volume.mount_point == "/":
-        found.append("it is the root file system, not a volume of its own (R065)")
-    elif volume.path != volume.mount_point:
-        found.append(f"it is a directory of the volume at {volume.mount_point}, not the volume itself (R065)")
-    if volume.kind.lower() in _VOLATILE:
-        found.append(f"its file system is {volume.kind}: nothing of it outlives a restart (R065)")
+    found = _absence(volume)
     if volume.device in volume.targets:
         found.append("it is used for something else: a replication target lies on it (R067)")
     if volume.foreign:
@@ -58,8 +52,28 @@ def obstacles(volume: Volume) -> list[str]:
     return found
 
 
+def _absence(volume: Volume) -> list[str]:
+    """Every reason why this is no volume of its own at all; one that is not mounted is a directory of another one."""
+    found = []
+    if volume.mount_point == "/":
+        found.append("it is the root file system, not a volume of its own (R065)")
+    elif volume.path != volume.mount_point:
+        found.append(f"it is a directory of the volume at {volume.mount_point}, not the volume itself (R065)")
+    if volume.kind.lower() in _VOLATILE:
+        found.append(f"its file system is {volume.kind}: nothing of it outlives a restart (R065)")
+    return found
+
+
 def check(volume: Volume) -> None:
     """The volume can be the retention volume. Errors: `RetentionRefused` (HW-MT-038), with every reason."""
-    found = obstacles(volume)
-    if found:
-        raise RetentionRefused(path=volume.path, reason="; ".join(found))
+    _refuse(volume, obstacles(volume))
+
+
+def check_mounted(volume: Volume) -> None:
+    """A volume of its own is there, whatever became of it: for whoever reads from it. Errors: `RetentionRefused`."""
+    _refuse(volume, _absence(volume))
+
+
+def _refuse(volume: Volume, reasons: list[str]) -> None:
+    if reasons:
+        raise RetentionRefused(path=volume.path, reason="; ".join(reasons))

@@ -166,8 +166,10 @@ class RetentionFiles:
     def _locked(self, item: bytes, point: str, mode: int) -> Iterator[None]:
         holds = self._item(item) / "holds"
         with failing(self._path):
-            holds.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(holds / point, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = _open_lock(holds / point)
+        if descriptor < 0:
+            yield
+            return
         try:
             try:
                 fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
@@ -181,10 +183,11 @@ class RetentionFiles:
 
     @contextmanager
     def exclusive(self, item: bytes) -> Iterator[None]:
-        place = self._item(item)
         with failing(self._path):
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = _open_lock(self._item(item) / "lock")
+        if descriptor < 0:
+            yield
+            return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -233,6 +236,20 @@ class RetentionFiles:
             if self._path.is_dir() and not any(self._path.iterdir()):
                 with suppress(OSError):  # where a volume is mounted it stays
                     self._path.rmdir()
+
+
+def _open_lock(path: Path) -> int:
+    """A file to be locked; -1 on a volume that is read-only: nobody can change there what the lock would guard.
+
+    Linux makes a volume read-only when it finds damage (ext4: errors=remount-ro); its points can still be exported.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return -1
 
 
 def _remove_tree(path: Path) -> None:

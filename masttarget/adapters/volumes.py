@@ -18,6 +18,8 @@ SERVING: Final = "serving"
 _OURS: Final = re.compile(rf"[0-9a-f]{{32}}|groups|gone|{SERVING}|lost\+found")
 """What may lie on a retention volume; the last is the file system's own."""
 _NAMES_MAX: Final = 5
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+"""A blank, a tabulator, a line's end or a backslash in a mount point."""
 
 
 def volume_of(path: Path, config: MasttargetConfig) -> Volume:
@@ -93,9 +95,9 @@ def _target_device(path: Path) -> int:
 def _mounts() -> list[tuple[str, str]]:
     """(mount point, kind of file system), in the order of mounting."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
-        point = before.split(" ")[4].encode().decode("unicode_escape")
+        point = _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])
         found.append((point, after.split(" ")[0]))
     return found
 
