@@ -3,9 +3,8 @@
 import os
 import signal
 import sys
-from typing import Final
 
-INTERRUPTED: Final = 130
+INTERRUPTED = 130
 
 
 def main() -> None:
