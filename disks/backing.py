@@ -276,6 +276,15 @@ def rename_new(directory: int, old: str, new: str) -> None:
     os.unlink(old, dir_fd=directory)
 
 
+def sync_directory(path: Path) -> None:
+    """The names in the directory are durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _reason(error: OSError) -> str:
     number = error.errno or errno.EIO
     return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from agent.config import AgentConfig, Compression, SourceConfig
 from agent.errors import MasttargetUnreachable
 from disks import guard
+from disks.backing import sync_directory
 from disks.disk import Format
 from disks.errors import DiskInUse
 from drcore.errors import HomewardError
@@ -96,6 +97,7 @@ class Workplace:
             key, identifiers = self.path / "key", self.path / "identifiers"
             if not key.exists() or not identifiers.exists():
                 _write(key, secrets.token_bytes(32))
+                sync_directory(self.path.parent)  # what is overwritten will be kept in here, and nowhere else
                 _write(
                     identifiers, json.dumps({"item": str(uuid.uuid4()), "disk": str(uuid.uuid4())}).encode()
                 )
@@ -182,12 +184,17 @@ class Workplace:
     def drop_undo(self) -> bool:
         """There is no way back any more; answers whether there was one. An open cycle stays as it is."""
         try:
+            cycles = (*self.path.glob("cycle"), *self.path.glob("*.homeward/cycle"))
+            for path in cycles:
+                # First: it says how far the undo journal reached, and the next sync would look for that.
+                path.with_name("applied").unlink(missing_ok=True)
+                sync_directory(path.parent)
             found = (self.path / UNDO).is_dir()
             if found:
                 shutil.rmtree(self.path / UNDO)
-            for path in (*self.path.glob("cycle"), *self.path.glob("*.homeward/cycle")):
+            for path in cycles:
                 if json.loads(path.read_bytes()).get("published"):
-                    for name in ("applied", "digests", "cycle"):
+                    for name in ("digests", "cycle"):
                         path.with_name(name).unlink(missing_ok=True)
                     if path.parent != self.path:
                         path.parent.rmdir()

@@ -3,8 +3,9 @@
 import hashlib
 from pathlib import Path
 
+from disks.backing import sync_directory
 from masttarget.adapters.retention_files import failing
-from masttarget.adapters.segment_files import replace_file, sync_directory
+from masttarget.adapters.segment_files import replace_file
 
 
 class GroupFiles:

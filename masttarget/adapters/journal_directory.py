@@ -9,6 +9,7 @@ from typing import Final
 
 import blake3
 
+from disks.backing import sync_directory
 from drcore.limits import MIB
 from masttarget.errors import JournalDamaged, JournalFailed
 from masttarget.journal import AppliedFrame, CycleRecord, decode_applied, encode_applied, encode_start
@@ -68,9 +69,9 @@ class JournalDirectory:
             finally:
                 os.close(descriptor)
             new.replace(self._path / name)
-            _sync_directory(self._path)
+            sync_directory(self._path)
             if made:
-                _sync_directory(self._path.parent)
+                sync_directory(self._path.parent)
 
     def start_applied(self, disk: bytes) -> None:
         self.close()
@@ -133,7 +134,7 @@ class JournalDirectory:
                 (self._path / name).unlink(missing_ok=True)
             if self._path.exists() and not any(self._path.iterdir()):
                 self._path.rmdir()
-                _sync_directory(self._path.parent)
+                sync_directory(self._path.parent)
 
     def close(self) -> None:
         if self._applied >= 0:
@@ -177,11 +178,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

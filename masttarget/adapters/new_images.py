@@ -8,9 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from disks.backing import UNSUPPORTED, open_failed, rename_new
+from disks.backing import UNSUPPORTED, open_failed, rename_new, sync_directory
 from disks.errors import DiskInUse
-from masttarget.adapters.segment_files import sync_directory
 from masttarget.errors_retention import ExportExists
 
 _NO_LINKS: Final = (*UNSUPPORTED, errno.EPERM, errno.EMLINK)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from disks.backing import sync_directory
 from drcore.limits import RETENTION_RESERVE_BYTES
-from masttarget.adapters.segment_files import SegmentFiles, replace_file, sync_directory
+from masttarget.adapters.segment_files import SegmentFiles, replace_file
 from masttarget.errors_retention import PointInUse, RetentionFailed, RetentionFull
 from masttarget.points import PointsFile
 from masttarget.segments import Segments

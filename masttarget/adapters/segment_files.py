@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from disks.backing import sync_directory
 from drcore.errors import HomewardError
 from drcore.limits import RETENTION_RESERVE_BYTES
 from masttarget.errors_retention import RetentionBusy, RetentionFailed, RetentionFull
@@ -197,12 +198,3 @@ def replace_file(path: Path, data: bytes) -> None:
         os.close(descriptor)
     new.replace(path)
     sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """The names in the directory are durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -87,6 +87,20 @@ def test_a_broken_sync_is_taken_back_and_goes_on_if_it_is_not(tmp_path: Path, di
         assert left_beside(target) == []
 
 
+def test_a_broken_sync_goes_on_after_its_way_back_was_given_up(tmp_path: Path, dice: random.Random) -> None:
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(16 * MIB))
+    target = write_sparse(tmp_path / "target.raw", dice.randbytes(16 * MIB))
+    process = start("sync", source, target, "--json", "--bandwidth", "8M")
+    record = target.with_name("target.raw.homeward") / "applied"
+    interrupted(process, lambda: record.exists() and record.stat().st_size > 1000)
+    half = target.read_bytes()
+    homeward("sync", "--drop-undo", target, "--json").answer()
+    assert homeward("sync", source, target, "--json").answer()["resumed"] is True
+    judge(target, "raw", source)
+    homeward("sync", "--undo", target, "--json").answer()
+    assert target.read_bytes() == half, "what was there when the way back was given up"
+
+
 def test_a_target_that_a_broken_sync_created_goes_with_it(tmp_path: Path, dice: random.Random) -> None:
     source = write_sparse(tmp_path / "source.raw", dice.randbytes(24 * MIB))
     target = tmp_path / "target.raw"
