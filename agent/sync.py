@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from agent.barrier import Barrier
@@ -179,6 +179,7 @@ class Sync:
 
     def set_bandwidth(self, rate: int | None) -> None:
         """From now on so many bytes a second, or as many as the line takes; any thread."""
+        self._config = replace(self._config, bandwidth=rate)
         self._compressor.set_rate(rate)
         self._bucket.set_rate(rate)
 

@@ -5,17 +5,20 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from agent import crew, sync
 from agent.lanes import LANES_FAR, Seen
+from agent.main import Agent
+from agent.references import Outlook
 from benchmarks.links import lab
 from benchmarks.links.transfer import send
 from tests.system.command import ended, judge, start, wait_until, write_sparse
-from tests.system.roles import Pair, Site
+from tests.system.roles import Pair, Site, no_retry
 from wireproto.messages import DiskTotals
 
 MIB = 1024 * 1024
@@ -81,6 +84,30 @@ def test_frames_that_arrive_after_the_agent_counted_make_it_count_anew(
         site.settled()
     judge(tmp_path / "target.raw", "raw", source)
     assert [total.frames - counted[0].frames for total in counted] == [0, 1]
+
+
+def test_what_is_worth_an_index_is_weighed_at_the_bandwidth_of_now(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float | None] = []
+
+    def weighed(rate: float | None, *facts: Any) -> Outlook:
+        if not rates:
+            agent.set_bandwidth(80_000_000)
+        rates.append(rate)
+        return Outlook(rate, *facts)
+
+    monkeypatch.setattr(sync, "Outlook", weighed)
+    source = write_sparse(tmp_path / "source.raw", dice.randbytes(3 * MIB))
+    target = write_sparse(tmp_path / "target.raw", dice.randbytes(3 * MIB))
+    site = Site(tmp_path, Pair(source, target))
+    with site.listening() as port:
+        agent = Agent(replace(site.agent(port), bandwidth=50_000_000), no_retry)
+        agent.run()
+        site.settled()
+    assert rates[0] == 50_000_000
+    assert set(rates[1:]) == {80_000_000}
+    judge(target, "raw", source)
 
 
 def test_a_hangup_has_the_bandwidth_read_again_while_lanes_send(tmp_path: Path, dice: random.Random) -> None:
