@@ -121,7 +121,9 @@ def _read(found: dict[str, Any], environment: Mapping[str, str]) -> AgentConfig:
     role.end()
     if config.group and quiesce is not None:
         raise SettingsError(
-            "[quiesce] is for items without a [agent] group: a group has an instant of its own"
+            "[quiesce] is for items without a [agent] group, whose points have an instant of their own: take the "
+            "group's machines down, or take snapshots of all of them at one instant before their agents start and "
+            "name these as paths; for app-consistent points of this machine alone leave group out"
         )
     if len(config.group.encode()) > GROUP_NAME_BYTES_MAX or not config.group.isprintable():
         raise SettingsError(f"[agent] group has to be printable, of at most {GROUP_NAME_BYTES_MAX} bytes")
