@@ -66,6 +66,11 @@ class Point:
         """RFC 3339, UTC."""
         return datetime.fromtimestamp(self.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
+    @property
+    def roots(self) -> tuple[tuple[str, int, str], ...]:
+        """What the disks of the point hold: of each its bytes and its root."""
+        return tuple((one.disk, one.data_bytes, one.root) for one in self.disks)
+
     def disk(self, disk: str) -> PointDisk | None:
         """The disk in this point."""
         return next((one for one in self.disks if one.disk == disk), None)

@@ -66,14 +66,22 @@ def take_back(
 def _before(item: ItemRetention, record: CycleRecord) -> Point | None:
     """The point at which the last cycle began; the same one for whoever takes back again what was broken off.
 
-    What a taking back makes on its way (the state that it found, the old point anew) is none to go back to.
+    What a taking back makes on its way (the state that it found, the old point anew) is none to go back to. Finished
+    cycles that changed nothing are gone back over: there is nothing of them to be taken back.
     """
     if item.points.rollback is not None:
         return item.points.by_sequence(item.points.rollback["to"])
     points = [point for point in item.points if point.kind is not Kind.BEFORE_ROLLBACK]
     if record.published and points and _original(item, points[-1]) is points[-1]:
-        points.pop()
+        ended = points.pop()
+        while len(points) > 1 and _same(points[-1], ended):
+            points.pop()
     return _original(item, points[-1]) if points else None
+
+
+def _same(one: Point, other: Point) -> bool:
+    """Whether both are known to be of one content."""
+    return all(disk.root for disk in one.disks) and one.roots == other.roots
 
 
 def _original(item: ItemRetention, point: Point) -> Point:

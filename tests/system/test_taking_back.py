@@ -52,18 +52,34 @@ def test_a_finished_sync_is_taken_back(kind: str, tmp_path: Path, dice: random.R
     homeward("sync", "--undo", target, "--json").refused("HW-MT-039")
 
 
-def test_syncs_are_taken_back_one_after_the_other(tmp_path: Path, dice: random.Random) -> None:
+def _target_and_states(directory: Path, dice: random.Random, changes: int) -> tuple[Path, list[Path]]:
+    """A target, what it holds, and so many later states of it, as disks."""
     contents = [some_content(dice, 4 * MIB)]
-    for _ in range(3):
+    for _ in range(changes):
         contents.append(changed(dice, contents[-1]))
-    states = [write_sparse(tmp_path / f"{number}.raw", content) for number, content in enumerate(contents)]
-    target = write_sparse(tmp_path / "target.raw", contents[0])
+    states = [write_sparse(directory / f"{number}.raw", content) for number, content in enumerate(contents)]
+    return write_sparse(directory / "target.raw", contents[0]), states
+
+
+def test_syncs_are_taken_back_one_after_the_other(tmp_path: Path, dice: random.Random) -> None:
+    target, states = _target_and_states(tmp_path, dice, 3)
     for state in states[1:]:
         assert homeward("sync", state, target).code == 0
     for number in (2, 1, 0):
         found = homeward("sync", "--undo", target, "--json").answer()
         judge(target, "raw", states[number])
         assert found["more"] is (number > 0)
+    assert left_beside(target) == []
+
+
+def test_a_sync_that_changed_nothing_is_none_to_take_back(tmp_path: Path, dice: random.Random) -> None:
+    target, states = _target_and_states(tmp_path, dice, 2)
+    for state in (states[1], states[1], states[2], states[2], states[2]):
+        assert homeward("sync", state, target).code == 0
+    for number in (1, 0):
+        found = homeward("sync", "--undo", target, "--json").answer()
+        assert (found["blocks_changed"] > 0, found["more"]) == (True, number > 0)
+        judge(target, "raw", states[number])
     assert left_beside(target) == []
 
 
