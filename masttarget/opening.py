@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from _native import digest
 from disks.digestmap import DigestMap
 from disks.disk import Disk, ExtentKind
+from disks.scan import PIECE_BYTES, pieces
+from drcore.buffers import buffer
 from drcore.clock import Clock
 from drcore.errors import HomewardError
 from drcore.units import parts
@@ -59,7 +62,8 @@ class OpenDisk:
         if self.commit.failure is not None:
             raise TargetFailed(path=str(self.config.path), reason=str(self.commit.failure))
         self.target.take_over(session)  # first: an older session that is just publishing is done, or will not
-        record = replace(self.record, generation=generation, session=session, closed=None)
+        size = self.target.data_bytes  # the source may have been resized since the cycle began
+        record = replace(self.record, generation=generation, session=session, source_bytes=size, closed=None)
         self.journal.store(record)
         self.record = record
         self.begun = True
@@ -159,7 +163,7 @@ def open_disk(
         record, finished = None, record
     resumed, empty = record is not None, not store.exists(config)
     if empty:
-        disk, record = _create(config, source_bytes, store, journal, finished, new=not resumed)
+        disk, record = _create(config, source_bytes, store, journal, record, finished)
     else:
         disk = store.open(config)
     target: TargetDisk | None = None
@@ -263,18 +267,18 @@ def _create(
     source_bytes: int,
     store: TargetStore,
     journal: Journal,
+    broken: CycleRecord | None,
     finished: CycleRecord | None,
-    *,
-    new: bool,
 ) -> tuple[Disk, CycleRecord]:
-    """The target exists; one that cannot be made leaves nothing where there was nothing (`new`)."""
+    """The target exists; one that cannot be made leaves nothing where there was nothing (no cycle that broke off)."""
     if not config.create:
         raise TargetMissing(path=str(config.path))
+    before, new = broken or finished, broken is None
     record = CycleRecord(
         item=config.item.hex,
         disk=config.disk.hex,
-        generation=finished.generation if finished else 0,
-        session=finished.session if finished else 0,
+        generation=before.generation if before else 0,
+        session=before.session if before else 0,
         source_bytes=source_bytes,
         created=True,
         identity={},
@@ -303,6 +307,16 @@ def _blank(disk: Disk, size: int) -> bool:
     return all(extent.kind is ExtentKind.ZERO for extent in disk.extents(0, size))
 
 
+def reads_as_zeroes(disk: Disk) -> bool:
+    """Whether nothing but zeroes is on the disk, as on one that was made just now; what may be data is read."""
+    piece = buffer(PIECE_BYTES)
+    for start, length in pieces(disk, disk.size):
+        disk.read(start, piece[:length])
+        if not digest.is_zero(piece[:length]):
+            return False
+    return True
+
+
 def _whole_sectors(size: int) -> int:
     return parts(size, FORMAT_SECTOR_BYTES) * FORMAT_SECTOR_BYTES
 
@@ -319,8 +333,10 @@ def _recognise(
     adopted: bool,
 ) -> CycleRecord:
     """The cycle's record, once identity and size fit."""
-    identity = store.identity(disk)
+    identity, before = store.identity(disk), record or finished
     ours = record is not None and record.created and not record.identity
+    if ours and not reads_as_zeroes(disk):
+        record, ours = None, False  # a creation was killed, and somebody put another disk in its place
     if record is None and not adopted:
         raise NotAdopted(path=str(config.path), identity=describe(identity))
     if record is not None and not ours and not same_disk(record.identity, identity):
@@ -337,7 +353,6 @@ def _recognise(
         raise TargetLarger(path=path, target_bytes=size, source_bytes=source_bytes)
     if record is not None and not ours:
         return record
-    before = record or finished
     return CycleRecord(
         item=config.item.hex,
         disk=config.disk.hex,

@@ -8,7 +8,7 @@ from masttarget.errors import OtherTarget
 from masttarget.errors_retention import NothingToUndo
 from masttarget.going_back import go_back
 from masttarget.journal import CycleRecord
-from masttarget.opening import describe, same_disk
+from masttarget.opening import describe, reads_as_zeroes, same_disk
 from masttarget.points import Kind, Point
 from masttarget.ports import TargetStore
 from masttarget.retention import ItemRetention
@@ -98,11 +98,12 @@ def _remove_created(config: DiskConfig, record: CycleRecord, store: TargetStore)
     disk = store.open(config)
     try:
         identity = store.identity(disk)
-        if record.identity and not same_disk(record.identity, identity):
+        ours = same_disk(record.identity, identity) if record.identity else reads_as_zeroes(disk)
+        if not ours:
             raise OtherTarget(
                 path=str(config.path),
                 found_identity=describe(identity),
-                adopted_identity=describe(record.identity),
+                adopted_identity=describe(record.identity) or "a disk of zeroes",
                 journal=store.journal(config).path,
             )
         store.remove(config, disk.format)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from disks.catalogue import create
-from disks.disk import Format
+from disks.disk import Disk, Format
 from drcore.clock import SystemClock
 from drcore.errors import HomewardError
 from drcore.units import BLOCK_BYTES
 from masttarget.adapters.files import LocalStore
+from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.config import DiskConfig
 from masttarget.errors import (
     JournalDamaged,
@@ -26,6 +27,8 @@ from masttarget.errors import (
     TargetTooSmall,
 )
 from masttarget.opening import OpenDisk, open_disk
+from masttarget.retention import Policy, Retention
+from masttarget.taking_back import take_back
 
 SECRET = bytes(192)
 SIZE = 5 * BLOCK_BYTES + 512
@@ -176,6 +179,56 @@ def test_a_creation_that_was_killed_is_known_to_be_ours(bench: Bench) -> None:
     again = bench.open(create="raw")
     assert again.resumed
     assert again.record.identity["size"] == str(SIZE)
+
+
+def test_what_somebody_put_in_the_place_of_a_killed_creation_is_theirs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(disk: DiskConfig, size: int) -> Disk:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "create", die)
+        with pytest.raises(Killed):
+            bench.open(create="raw")
+    theirs = bytes(SIZE - 1) + b"!"
+    bench.path.write_bytes(theirs)
+    with pytest.raises(NotAdopted):
+        bench.open(create="raw")
+    retention = RetentionFiles(bench.journal / "undo")
+    item = Retention(retention, SystemClock(), Policy(), lambda event, /, **facts: None).item(
+        bench.config.item.bytes
+    )
+    with pytest.raises(OtherTarget):
+        take_back(bench.config, item, bench.store, lambda position: None)
+    assert bench.path.read_bytes() == theirs
+    disk = bench.open(create="raw", adopt=True)
+    assert not disk.record.created, "what it holds is kept before it is overwritten"
+
+
+def test_a_target_that_vanished_keeps_generation_and_session(bench: Bench) -> None:
+    disk = bench.open(create="raw")
+    disk.begin(5, 7)
+    bench.close(disk)
+    bench.path.unlink()
+    again = bench.open(create="raw")
+    assert (again.record.generation, again.record.session) == (5, 7)
+    found = again.journal.load()
+    assert found is not None
+    assert (found.generation, found.session) == (5, 7)
+
+
+def test_a_source_that_was_resized_in_an_open_cycle_is_remembered_as_it_is(bench: Bench) -> None:
+    create(bench.path, Format.RAW, SIZE).close()
+    bench.begun_and_broken(adopt=True)
+    disk = bench.open(SIZE - 512, allow_larger=True)
+    disk.begin(4, 10)
+    found = disk.journal.load()
+    assert found is not None
+    assert found.source_bytes == SIZE - 512
 
 
 @pytest.mark.parametrize("change", ["time", "inode", "size of the source", "digests"])
