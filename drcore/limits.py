@@ -24,6 +24,9 @@ UNPROVED_CONNECTIONS_MAX: Final = 64
 """Connections that have not proved their key; more are closed at accept."""
 LANES_MAX: Final = 16
 """Connections of one session: what a shaped link with loss can use."""
+SESSION_LINKS_MAX: Final = 2 * LANES_MAX
+"""Connections of one session that a master target serves: an agent may open a lane before it was heard that it left
+another one. Each has buffers of 3 MiB."""
 
 UNACKNOWLEDGED_BYTES_MAX: Final = 48 * MIB
 """What a sender may have under way that is not durable yet: with frames in the making it stays below the 64 MiB

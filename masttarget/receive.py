@@ -368,7 +368,7 @@ class Reception:
                 )
             if hello.disks != session.offers:
                 raise MessageRefused(reason="a lane that offers other disks than its session")
-            session.links.append(link)
+            session.join(link)
         link.send(SESSION_STREAM, Opened(session.number, bytes(16), ()))
         return session
 

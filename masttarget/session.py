@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from disks.errors import FlushFailed, ImageDamaged, ImageFull, NoSpace, ReadFailed, WriteFailed
 from drcore.clock import Clock
 from drcore.errors import HomewardError
+from drcore.limits import SESSION_LINKS_MAX
 from masttarget.errors import Diverged, JournalFailed, Stopping, TargetFailed
 from masttarget.opening import OpenDisk
 from masttarget.points import PointDisk
 from masttarget.ports import TargetStore
 from masttarget.verified import Content
 from wireproto.connection import SESSION_STREAM
-from wireproto.errors import ConnectionLost
+from wireproto.errors import ConnectionLost, LimitExceeded
 from wireproto.handshake import DiskOffer
 from wireproto.link import Link
 from wireproto.messages import DiskTotals, report_of
@@ -78,6 +79,14 @@ class Session:
     def item(self) -> bytes:
         """Whose disks these are."""
         return self.disks[0].config.item.bytes
+
+    def join(self, link: Link) -> None:
+        """The connection is one of the session's. Errors: `LimitExceeded` (HW-WIRE-005)."""
+        if len(self.links) >= SESSION_LINKS_MAX:
+            raise LimitExceeded(
+                field="connections of a session", value=len(self.links) + 1, limit=SESSION_LINKS_MAX
+            )
+        self.links.append(link)
 
     def waits(self) -> bool:
         """Whether its cycle waits for room on the retention volume."""

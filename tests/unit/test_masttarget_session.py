@@ -14,6 +14,7 @@ from agent.errors import Stopped
 from agent.main import Agent
 from disks.disk import Disk
 from drcore.errors import HomewardError
+from drcore.limits import SESSION_LINKS_MAX
 from masttarget.adapters.files import LocalStore
 from masttarget.config import DiskConfig
 from masttarget.errors import Fenced
@@ -21,6 +22,7 @@ from masttarget.session import Session
 from tests.campaigns.attack import opened_pair
 from tests.system.command import wait_until
 from tests.system.roles import Pair, Site, no_retry
+from wireproto.errors import LimitExceeded
 from wireproto.link import Link
 
 MIB = 1024 * 1024
@@ -35,6 +37,20 @@ def test_a_session_that_was_fenced_off_before_its_scan_says_so() -> None:
     session.end(fenced)
     with pytest.raises(Fenced):
         session.begin_scan(threading.Thread(target=lambda: None))
+    theirs.close()
+    link.close()
+
+
+def test_a_session_has_no_more_connections_than_it_may() -> None:
+    _, connection = opened_pair(random.Random(3))
+    ours, theirs = socket.socketpair()
+    link = Link(connection, ours, threading.Lock(), time.monotonic, "an agent")
+    session = Session(1, 1, link, (), [], [link])
+    for _ in range(SESSION_LINKS_MAX - 1):
+        session.join(link)
+    with pytest.raises(LimitExceeded):
+        session.join(link)
+    assert len(session.links) == SESSION_LINKS_MAX
     theirs.close()
     link.close()
 
