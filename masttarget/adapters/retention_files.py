@@ -10,7 +10,7 @@ from pathlib import Path
 
 from disks.backing import sync_directory
 from drcore.limits import RETENTION_RESERVE_BYTES
-from masttarget.adapters.segment_files import SegmentFiles, replace_file
+from masttarget.adapters.segment_files import SegmentFiles, make_directory, replace_file
 from masttarget.errors_retention import PointInUse, RetentionFailed, RetentionFull
 from masttarget.points import PointsFile
 from masttarget.segments import Segments
@@ -34,7 +34,7 @@ class ListFile:
     def append(self, data: bytes, at: int) -> None:
         with failing(self._path):
             made = not self._path.parent.is_dir()
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self._path.parent)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if os.fstat(descriptor).st_size > at:
@@ -112,7 +112,7 @@ class DigestsFile:
         with failing(self._path):
             folder = self._path.parent
             if not folder.is_dir():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_directory(folder)
                 sync_directory(folder.parent)
                 sync_directory(folder.parent.parent)
             descriptor = self._open(os.O_CREAT)
@@ -245,7 +245,7 @@ def _open_lock(path: Path) -> int:
     Linux makes a volume read-only when it finds damage (ext4: errors=remount-ro); its points can still be exported.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno != errno.EROFS:

@@ -79,7 +79,7 @@ class SegmentFiles:
                 os.close(self._descriptor)
                 self._descriptor = -1
             if not self._path.is_dir():
-                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_directory(self._path)
                 sync_directory(self._path.parent)
                 sync_directory(self._path.parent.parent)
             self.own()
@@ -183,6 +183,13 @@ class SegmentFiles:
             if self._owner >= 0:
                 os.close(self._owner)
                 self._owner = -1
+
+
+def make_directory(path: Path) -> None:
+    """The directory is there, and those above it that were missing: all of them of mode 0700."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def replace_file(path: Path, data: bytes) -> None:

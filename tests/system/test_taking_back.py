@@ -44,6 +44,9 @@ def test_a_finished_sync_is_taken_back(kind: str, tmp_path: Path, dice: random.R
     make_image(target, kind, old)
     assert homeward("sync", source, target, "--target-format", kind).code == 0
     judge(target, kind, source)
+    kept = target.with_name(target.name + ".homeward")
+    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (kept, *kept.rglob("*"))}
+    assert modes == {(True, 0o700), (False, 0o600)}
     found = homeward("sync", "--undo", target, "--json", "--target-format", kind).answer()
     assert found["blocks_changed"] > 0
     assert (found["removed"], found["more"]) == (False, False)
