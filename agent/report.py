@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DiskReport:
-    """What was done for one disk."""
+    """What was done for one disk; `disk` is its UUID, empty where it has none."""
 
+    disk: str
     virtual_size: int
     blocks_sent: int
     sectors_sent: int

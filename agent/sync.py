@@ -578,6 +578,7 @@ class Sync:
     def _report(self, states: tuple[DiskState, ...]) -> SyncReport:
         disks = tuple(
             DiskReport(
+                disk=item.disk.offer.disk.hex(),
                 virtual_size=item.source.digests.size,
                 blocks_sent=item.source.tally.blocks,
                 sectors_sent=item.source.tally.sectors,

@@ -378,6 +378,8 @@ def _summary(report: Any, seconds: float, cpu: float) -> None:
     for disk in report.disks:
         again = " (a broken run went on)" if report.resumed else ""
         show.answer(f"done in {show.duration(seconds)}{again}: source and target hold the same")
+        if len(report.disks) > 1:
+            show.answer(f"disk      {disk.disk}, {show.size(disk.virtual_size)}")
         show.answer(
             f"sent      {show.counted(disk.blocks_sent, 'block')}, in "
             f"{'it' if disk.blocks_sent == 1 else 'them'} {show.counted(disk.sectors_sent, 'sector')}, "
@@ -513,6 +515,7 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
         return
     disks = [
         {
+            "disk": disk.disk,
             "virtual_size": disk.virtual_size,
             "blocks_sent": disk.blocks_sent,
             "sectors_sent": disk.sectors_sent,
@@ -585,7 +588,7 @@ def main() -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "homeward"
-        _fail(UsageRefused(reason=error.format_message(), help=f"{command} --help"), ERROR)
+        _fail(UsageRefused(reason=error.format_message().rstrip("."), help=f"{command} --help"), ERROR)
     except BrokenPipeError:
         sys.exit(ERROR)
     except Exception as error:

@@ -80,6 +80,7 @@ class WholeSync:
         blocks = sum(_data_blocks(digests))
         content = min(blocks * BLOCK_BYTES, size)
         disk = DiskReport(
+            disk="",
             virtual_size=size,
             blocks_sent=blocks,
             sectors_sent=parts(content, SECTOR_BYTES),

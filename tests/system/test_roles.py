@@ -41,6 +41,7 @@ AGENT_KEYS = {
     "cpu_seconds",
 }
 DISK_KEYS = {
+    "disk",
     "virtual_size",
     "blocks_sent",
     "sectors_sent",
@@ -66,6 +67,7 @@ def test_two_processes_bring_home_an_item_of_two_disks(tmp_path: Path, dice: ran
         assert set(found) == AGENT_KEYS
         assert [set(disk) for disk in found["disks"]] == [DISK_KEYS] * 2
         assert [disk["virtual_size"] for disk in found["disks"]] == [len(one), len(two)]
+        assert [disk["disk"] for disk in found["disks"]] == [pair.disk.hex for pair in site.pairs]
         again = homeward("agent", "sync", "--config", site.write_agent(port), "--json").answer()
         assert [disk["blocks_sent"] for disk in again["disks"]] == [0, 0]
         assert again["point"] != found["point"]
