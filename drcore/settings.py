@@ -23,7 +23,7 @@ def parse_rate(text: str) -> int:
         raise SettingsError(f"{text!r} is no rate (such as 50M or 50Mi, in bytes a second)")
     rate = int(float(found[1]) * (1024 if found[3] else 1000) ** _POWER[found[2]])
     if rate < RATE_MIN:
-        meant = f" (did you mean {text}M?)" if text.isdigit() else ""
+        meant = f" (did you mean {text}M?)" if text.isdigit() and rate else ""
         raise SettingsError(f"{text!r} is {rate} bytes a second, at which nothing moves{meant}")
     return rate
 

@@ -99,8 +99,8 @@ class Fenced(HomewardError):
     found = "session {session} of generation {generation}"
     expected = "session {current_session} of generation {current_generation}"
     remedy = (
-        "where its generation is the older one (a rollback, a failover or masttarget adopt raised it) and this agent "
-        "is the one to go on: set generation = {current_generation} in its settings and start it; else another agent "
+        "set generation = {current_generation} in this agent's settings and start it, if its generation is the older "
+        "one (a rollback, a failover or masttarget adopt raised it) and it is the one to go on; else another agent "
         "has taken over, and only one may send for an item: stop one of the two"
     )
     session: int
