@@ -63,3 +63,10 @@ def content(data: Buffer, position: int, out: Buffer) -> tuple[int, int, int, in
     Returns (cycle, first block, blocks, bytes in `out`, position of the next record); of zero blocks there are no
     bytes and `out` is as before. Raises Damaged.
     """
+
+def unpack(data: Buffer, base: int, places: Buffer, first_block: int, blocks: int, out: Buffer) -> int:
+    """`out` holds the old contents of the blocks in `blocks`, each from its own record in `data`, checked.
+
+    Bit i is block `first_block` + i of the disk and block i of `out`; its record is at `places[i]` - `base` (u64).
+    Returns the blocks of which that is no good record of the whole block; in their places `out` holds anything.
+    """

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from _native.digest cimport (
-    BLOCK_BYTES, DIGEST_BYTES,
+    BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS,
     best_kernel, check_bytes, digest_kernel, span_blocks, start, start_out,
 )
 
@@ -59,6 +59,14 @@ cdef extern from "undo.h" nogil:
     undo_status undo_scan(const digest_kernel *kernel, const uint8_t *bytes, size_t length, size_t *position,
                           uint8_t *chain, undo_index *index)
     undo_status undo_decode(const undo_record *record, uint8_t *to)
+    ctypedef struct undo_found:
+        const digest_kernel *kernel
+        const uint8_t *bytes
+        size_t length
+        uint64_t base
+        const uint64_t *places
+        uint64_t first_block
+    uint64_t undo_unpack(const undo_found *found, uint64_t blocks, uint8_t *to)
 
 
 HEADER_BYTES = UNDO_HEADER_BYTES
@@ -161,3 +169,27 @@ def content(const uint8_t[::1] data not None, size_t position, uint8_t[::1] out 
         if status != UNDO_OK:
             raise Damaged(position, undo_reason(status).decode())
     return record.cycle, record.first_block, record.blocks, record.length, record.next
+
+
+def unpack(const uint8_t[::1] data not None, uint64_t base, const uint64_t[::1] places not None, uint64_t first_block,
+           uint64_t blocks, uint8_t[::1] out not None):
+    cdef undo_found found
+    cdef uint8_t *to = start_out(out)
+    cdef size_t end = SPAN_BLOCKS
+    while end > 0 and not blocks >> (end - 1) & 1:
+        end -= 1
+    if end == 0:
+        return 0
+    if <size_t>places.shape[0] < end:
+        raise ValueError(f"{places.shape[0]} places, the bitmap {blocks:#x} needs {end}")
+    if <size_t>out.shape[0] < end * BLOCK_BYTES:
+        raise ValueError(f"out has {out.shape[0]} bytes, the bitmap {blocks:#x} needs {end * BLOCK_BYTES}")
+    found.kernel = best_kernel()
+    found.bytes = start(data)
+    found.length = data.shape[0]
+    found.base = base
+    found.places = &places[0]
+    found.first_block = first_block
+    with nogil:
+        blocks = undo_unpack(&found, blocks, to)
+    return blocks

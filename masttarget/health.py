@@ -6,14 +6,17 @@ Time comes from the injected clock; who asks, and how often, is not this module'
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
 from drcore.clock import Clock
+from drcore.errors import HomewardError
 from drcore.limits import RATE_WINDOW_SECONDS
 from drcore.units import BLOCK_BYTES
 from masttarget.points import GOOD, Points
 from masttarget.ports import Log
+from masttarget.retention import Retention
 
 
 class Health(Enum):
@@ -187,6 +190,22 @@ class Watch:
             samples.popleft()
         (start, before), (end, after) = samples[0], samples[-1]
         return (after - before) / (end - start) if end > start else 0.0
+
+
+def remember(meters: Iterable[Meter], retention: Retention) -> None:
+    """Of items without a session the newest point is known, also where a verb beside this process went back.
+
+    Where a list cannot be read nothing is learnt; the item's own session tells what is wrong with it.
+    """
+    items: dict[str, list[Meter]] = {}
+    for meter in meters:
+        items.setdefault(meter.item, []).append(meter)
+    for name, found in items.items():
+        with suppress(HomewardError):
+            item = retention.item(bytes.fromhex(name))
+            if item.points.written and not any(meter.session for meter in found):
+                with item.changing():
+                    recall(found, item.points)
 
 
 def recall(meters: Iterable[Meter], points: Points) -> None:

@@ -6,12 +6,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from disks.disk import Format
 from drcore.clock import SystemClock
-from drcore.errors import HomewardError
 from drcore.limits import PROGRESS_SECONDS
 from drcore.secret import read_key_file
 from masttarget.adapters.files import LocalStore
@@ -20,7 +19,7 @@ from masttarget.adapters.listen import Listener, listen
 from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.config import MasttargetConfig
 from masttarget.errors import ConfigRefused
-from masttarget.health import Watch, recall
+from masttarget.health import Watch, remember
 from masttarget.ports import Log, TargetStore
 from masttarget.receive import Reception
 from masttarget.retention import Policy, Retention
@@ -76,10 +75,8 @@ class Master:
     ) -> None:
         """Somebody is told how every disk is doing: the log, and Prometheus where the settings name a port."""
         meters = self._reception.meters.values()
-        for item in {disk.item for disk in config.disks}:
-            with suppress(HomewardError):  # the item's own session tells what is wrong with its list
-                if retention is not None:
-                    recall((one for one in meters if one.item == item.hex), retention.item(item.bytes).points)
+        if retention is not None:
+            remember(meters, retention)
         watch = Watch(meters, clock, self._log, rpo_seconds)
         if config.metrics is not None:
             from masttarget.adapters.metrics import (
@@ -93,6 +90,8 @@ class Master:
 
         def tell() -> None:
             while not over.wait(PROGRESS_SECONDS):
+                if retention is not None:
+                    remember(meters, retention)
                 watch.tell()
 
         thread = threading.Thread(target=tell, name="health", daemon=True)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from _native import undo
+from drcore.buffers import Pool
+from drcore.limits import SPARE_BUFFERS_MAX, UNDO_PIECE_BYTES
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES
 from masttarget.errors_retention import ClockBackwards, SegmentDamaged, SegmentForeign, SegmentMissing
 
@@ -22,6 +24,8 @@ KIND_NOTE: Final = 2
 """A record whose payload is a small JSON object: a point, a clean close, the base of a history."""
 NO_CHAIN: Final = bytes(DIGEST_BYTES)
 CYCLE_MAX: Final = 2**63
+_WINDOWS: Final = Pool(UNDO_PIECE_BYTES, SPARE_BUFFERS_MAX)
+"""Buffers through which segments are walked: what was read is proved while it is in a core's own cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,9 @@ class SegmentHeader:
         return cls(*found[4:])
 
 
-def checksum_of(header: bytes) -> bytes:
-    """What the first record of a segment chains to."""
-    return header[:DIGEST_BYTES]
+def checksum_of(whole: bytes) -> bytes:
+    """What the record behind a header or a record chains to."""
+    return whole[:DIGEST_BYTES]
 
 
 def encode_note(note: dict[str, Any], cycle: int, durable: int, chain: bytes) -> bytes:
@@ -105,6 +109,13 @@ class Segments(Protocol):
 
     def read(self, number: int, offset: int = 0, length: int = -1) -> bytes:
         """Bytes of a segment, fewer at its end. A segment that is not there: `FileNotFoundError`."""
+        ...
+
+    def read_into(self, number: int, offset: int, into: memoryview) -> int:
+        """`into` begins with the segment's bytes from `offset` on; answers how many, fewer only at its end.
+
+        A segment that is not there: `FileNotFoundError`.
+        """
         ...
 
     def start(self, number: int, header: bytes) -> None:
@@ -208,7 +219,10 @@ class Walk:
         for number in range(first, last + 1):
             if number not in numbers:
                 raise self._missing(number, first, last)
-            self._segment(number, first, last, head)
+            try:
+                self._segment(number, first, last, head)
+            except FileNotFoundError as error:
+                raise self._missing(number, first, last) from error
         return self.reached
 
     def _missing(self, number: int, first: int, last: int) -> SegmentMissing:
@@ -217,10 +231,7 @@ class Walk:
         )
 
     def _segment(self, number: int, first: int, last: int, head: Head | None) -> None:
-        try:
-            data = self._segments.read(number)
-        except FileNotFoundError as error:
-            raise self._missing(number, first, last) from error
+        data = self._segments.read(number, 0, HEADER_BYTES)
         try:
             header = SegmentHeader.decode(data)
         except ValueError as error:
@@ -231,7 +242,7 @@ class Walk:
         self._check_header(number, header, number == first)
         self.reached = replace(self.reached, segment=number, offset=HEADER_BYTES, chain=checksum_of(data))
         self.reached.durable = 0
-        offset, reason = self._records(number, data)
+        offset, reason, data = self._records(number)
         if reason is None:
             if head is not None and head.segment == number and offset < head.offset:
                 raise self._damaged(number, offset, f"an end before byte {head.offset}, which was durable")
@@ -262,24 +273,40 @@ class Walk:
             raise self._damaged(before.segment, before.offset, reason)
         before.torn = False
 
-    def _records(self, number: int, data: bytes) -> tuple[int, str | None]:
-        offset, wanted = HEADER_BYTES, self._wanted
+    def _records(self, number: int) -> tuple[int, str | None, bytes]:
+        """How far the segment's records are good, and what is wrong there: then with all of its bytes."""
+        at = HEADER_BYTES
+        with _WINDOWS.lend() as window:
+            while got := self._segments.read_into(number, at, window):
+                reached, _ = self._scan(number, window[:got], at, at)
+                if reached == at:
+                    break  # more than cut by the window's end
+                at = reached
+            else:
+                return at, None, b""
+        data = self._segments.read(number)  # in which it may be whole by now: somebody is just writing it
+        return *self._scan(number, memoryview(data), 0, at), data
+
+    def _scan(self, number: int, data: memoryview, begin: int, offset: int) -> tuple[int, str | None]:
+        """How far the records in `data`, which lies at `begin`, are good from `offset` on; what is wrong there."""
+        wanted = self._wanted
         while True:
-            offset, chain, reason, _, _, durable = undo.scan(
-                data, offset, self.reached.chain, wanted.cycle_min, wanted.cycle_max, wanted.blocks,
-                wanted.places, wanted.bitmap, place(number, 0),
+            position, chain, reason, _, _, durable = undo.scan(
+                data, offset - begin, self.reached.chain, wanted.cycle_min, wanted.cycle_max, wanted.blocks,
+                wanted.places, wanted.bitmap, place(number, begin),
             )  # fmt: skip
+            offset = begin + position
             self.reached.offset, self.reached.chain = offset, chain
             self.reached.durable = max(self.reached.durable, durable)
             if reason != "":
                 return offset, reason
-            note = decode_note(data, number, offset)
+            record = bytes(data[position : position + undo.HEADER_BYTES + _stored(data, position)])
+            note = decode_note(record, number, offset)
             if note is None:
                 return offset, "a note that cannot be read"
             self.notes.append(note)
-            chain = data[offset : offset + DIGEST_BYTES]
-            offset += undo.HEADER_BYTES + _RECORD.unpack_from(data, offset + DIGEST_BYTES)[4]
-            self.reached.offset, self.reached.chain = offset, chain
+            offset += len(record)
+            self.reached.offset, self.reached.chain = offset, checksum_of(record)
 
     def _check_torn(
         self, number: int, offset: int, reason: str, last: int, head: Head | None, data: bytes
@@ -294,18 +321,21 @@ class Walk:
         return SegmentDamaged(path=self._segments.path, segment=segment, offset=offset, reason=reason)
 
 
-def decode_note(data: bytes, segment: int, offset: int) -> Note | None:
-    """The note in a record whose checksum is good; None when it is none."""
-    found = _RECORD.unpack_from(data, offset + DIGEST_BYTES)
-    cycle, stored, kind = found[1], found[4], found[6]
-    start = offset + undo.HEADER_BYTES
-    if kind != KIND_NOTE:
+def _stored(data: memoryview, position: int) -> int:
+    """Bytes of the payload of the record there."""
+    return int(_RECORD.unpack_from(data, position + DIGEST_BYTES)[4])
+
+
+def decode_note(record: bytes, segment: int, offset: int) -> Note | None:
+    """The note in a record whose checksum is good; None when it is none. Where it stands is only passed on."""
+    found = _RECORD.unpack_from(record, DIGEST_BYTES)
+    if found[6] != KIND_NOTE:
         return None
     try:
-        content = json.loads(data[start : start + stored])
+        content = json.loads(record[undo.HEADER_BYTES :])
     except ValueError:
         return None
-    return Note(segment, offset, cycle, content) if isinstance(content, dict) else None
+    return Note(segment, offset, found[1], content) if isinstance(content, dict) else None
 
 
 def told_durable(data: bytes, offset: int) -> int:

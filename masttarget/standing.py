@@ -56,11 +56,9 @@ class Glance(Walk):
     """
 
     def _segment(self, number: int, first: int, last: int, head: Head | None) -> None:
+        data = self._segments.read(number, 0, HEADER_BYTES)
         try:
-            data = self._segments.read(number, 0, HEADER_BYTES)
             header = SegmentHeader.decode(data)
-        except FileNotFoundError as error:
-            raise self._missing(number, first, last) from error
         except ValueError as error:
             if number == last and (head is None or head.segment < number):
                 return

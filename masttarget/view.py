@@ -53,6 +53,7 @@ class PointView:
         self._places = memoryview(mmap.mmap(-1, max(self._blocks, 1) * 8)).cast("Q")
         self._block = buffer(BLOCK_BYTES)
         self._edge = buffer(BLOCK_BYTES)
+        self._records = buffer(_READ_BYTES + _RECORD_BYTES_MAX)
         self._tail = (0, 0)
         self._sizes: dict[int, int] = {}
         self._load()
@@ -107,37 +108,24 @@ class PointView:
 
         Records that lie near each other are read at once, each is decoded once.
         """
-        for run in self._runs(first, bits):
-            segment, begin = placed(self._places[run[0]])
-            _, last = placed(self._places[run[-1]])
-            data = self._segments.read(segment, begin, last - begin + _RECORD_BYTES_MAX)
-            for block in run:
-                offset = placed(self._places[block])[1]
-                low = (block - first) * BLOCK_BYTES
-                size = min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
-                self._decode(data, segment, begin, offset, block, into[low : low + size])
-
-    def _runs(self, first: int, bits: int) -> Iterator[list[int]]:
-        """The blocks, ascending, such that the records of each run lie in one read."""
-        run: list[int] = []
-        here = place = 0
-        while bits:
-            low = bits & -bits
-            bits ^= low
-            block = first + low.bit_length() - 1
-            previous, place = place, self._places[block]
-            # Of one segment: the places differ in their offsets alone, and no segment is so long as to hide that.
-            if run and not (previous <= place < here + _READ_BYTES and place >> 32 == here >> 32):
-                yield run
-                run = []
-            if not run:
-                here = place
-            run.append(block)
-        if run:
-            yield run
+        places = self._places[first : first + bits.bit_length()]
+        for run in _runs(places, bits):
+            low, high = (run & -run).bit_length() - 1, run.bit_length() - 1
+            segment, begin = placed(places[low])
+            window = self._records[: placed(places[high])[1] - begin + _RECORD_BYTES_MAX]
+            data = window[: self._segments.read_into(segment, begin, window)]
+            end = min(self._recorded_bytes(segment), self.size) // BLOCK_BYTES - first
+            whole = run & ((1 << min(max(end, 0), SPAN_BLOCKS)) - 1)
+            left = run & ~whole | undo.unpack(data, places[low], places, first, whole, into)
+            for start, count in bit_runs(left):  # short, or for `_decode` to say what is wrong
+                for block in range(first + start, first + start + count):
+                    offset = placed(self._places[block])[1]
+                    begins = (block - first) * BLOCK_BYTES
+                    size = min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
+                    self._decode(data, segment, begin, offset, block, into[begins : begins + size])
 
     def _decode(
-        self, data: bytes, segment: int, begin: int, offset: int, block: int, into: memoryview
+        self, data: memoryview, segment: int, begin: int, offset: int, block: int, into: memoryview
     ) -> None:
         """`into`, of the block's size, holds the content in the record at `offset`; `data` is from `begin` on."""
         out = into if len(into) == BLOCK_BYTES else self._block
@@ -177,7 +165,7 @@ class PointView:
         walk.run(segment, self._segments.load_head())
         if places[block]:
             later, offset = placed(places[block])
-            data = self._segments.read(later, offset, _RECORD_BYTES_MAX)
+            data = memoryview(self._segments.read(later, offset, _RECORD_BYTES_MAX))
             whole = memoryview(bytearray(len(into)))
             self._decode(data, later, offset, offset, block, whole)
             into[known:] = whole[known:]
@@ -259,3 +247,21 @@ def _within(begin: int, end: int, span: int) -> int:
     low = min(max(begin // BLOCK_BYTES - start, 0), SPAN_BLOCKS)
     high = min(max(parts(end, BLOCK_BYTES) - start, low), SPAN_BLOCKS)
     return (1 << high) - (1 << low)
+
+
+def _runs(places: memoryview, bits: int) -> Iterator[int]:
+    """The blocks (bits) in parts, ascending, such that the records of each lie in one read."""
+    run = begin = place = 0
+    while bits:
+        low = bits & -bits
+        bits ^= low
+        previous, place = place, places[low.bit_length() - 1]
+        # Of one segment: the places differ in their offsets alone, and no segment is so long as to hide that.
+        if run and not (previous <= place < begin + _READ_BYTES and place >> 32 == begin >> 32):
+            yield run
+            run = 0
+        if not run:
+            begin = place
+        run |= low
+    if run:
+        yield run

@@ -222,3 +222,25 @@ undo_status undo_decode(const undo_record *record, uint8_t *to)
         LZ4_decompress_safe((const char *)record->payload, (char *)to, (int)record->stored, (int)record->length);
     return decoded >= 0 && (uint32_t)decoded == record->length ? UNDO_OK : UNDO_BAD_LZ4;
 }
+
+static bool unpack(const undo_found *found, uint64_t block, uint64_t place, uint8_t *to)
+{
+    undo_record record;
+    if (place < found->base || place - found->base > found->length ||
+        undo_parse(found->kernel, found->bytes, found->length, place - found->base, &record) != UNDO_OK ||
+        block < record.first_block || block - record.first_block >= record.blocks)
+        return false;
+    if (record.codec == UNDO_ZEROES) {
+        memset(to, 0, BLOCK_BYTES);
+        return true;
+    }
+    return record.length == BLOCK_BYTES && undo_decode(&record, to) == UNDO_OK;
+}
+
+uint64_t undo_unpack(const undo_found *found, uint64_t blocks, uint8_t *to)
+{
+    for (size_t i = 0; i < SPAN_BLOCKS; i++)
+        if (blocks >> i & 1 && unpack(found, found->first_block + i, found->places[i], to + i * BLOCK_BYTES))
+            blocks &= ~(UINT64_C(1) << i);
+    return blocks;
+}

@@ -103,4 +103,17 @@ undo_status undo_scan(const digest_kernel *kernel, const uint8_t *bytes, size_t 
 /* Writes the content of a good record of kind 1 whose codec is not zeroes: `length` bytes of it. */
 undo_status undo_decode(const undo_record *record, uint8_t *to);
 
+typedef struct {
+    const digest_kernel *kernel;
+    const uint8_t *bytes;
+    size_t length;
+    uint64_t base;          /* the place of bytes[0] */
+    const uint64_t *places; /* one a block from `first_block` on: `base` + position of its record */
+    uint64_t first_block;
+} undo_found;
+
+/* Writes the blocks in `blocks` to their places in the span `to`, each from its own record, proved. Answers those of
+ * which the bytes hold no good record of the whole block; what `to` has in their places is of no meaning. */
+uint64_t undo_unpack(const undo_found *found, uint64_t blocks, uint8_t *to);
+
 #endif

@@ -62,14 +62,23 @@ class SegmentFiles:
                 return []
             return sorted(int(path.stem) for path in self._path.glob("*.undo") if path.stem.isdecimal())
 
-    def read(self, number: int, offset: int = 0, length: int = -1) -> bytes:
+    @contextmanager
+    def _reading(self, number: int) -> Iterator[int]:
         with self._failing():
             descriptor = os.open(self._name(number), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                wanted = os.fstat(descriptor).st_size - offset if length < 0 else length
-                return os.pread(descriptor, max(wanted, 0), offset)
+                yield descriptor
             finally:
                 os.close(descriptor)
+
+    def read(self, number: int, offset: int = 0, length: int = -1) -> bytes:
+        with self._reading(number) as descriptor:
+            wanted = os.fstat(descriptor).st_size - offset if length < 0 else length
+            return os.pread(descriptor, max(wanted, 0), offset)
+
+    def read_into(self, number: int, offset: int, into: memoryview) -> int:
+        with self._reading(number) as descriptor:
+            return os.preadv(descriptor, [into], offset)
 
     def start(self, number: int, header: bytes) -> None:
         with self._guard, self._failing():

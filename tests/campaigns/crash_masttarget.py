@@ -143,6 +143,11 @@ class MediumSegments:
         data = self.files[number].data
         return bytes(data[offset : None if length < 0 else offset + length])
 
+    def read_into(self, number: int, offset: int, into: memoryview) -> int:
+        data = self.read(number, offset, len(into))
+        into[: len(data)] = data
+        return len(data)
+
     def start(self, number: int, header: bytes) -> None:
         self.power.step()
         if self.current in self.files:

@@ -1,6 +1,7 @@
 """The kernels alone, for a build with ASan and UBSan (`make fuzz PART=native`): hostile bytes, and odd bounds."""
 
 import random
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -30,7 +31,8 @@ def records() -> Iterator[Round]:
     _, _, why, count, _, _ = undo.scan(good, 0, bytes(16), 1, 9, BLOCKS, None, None, 0)
     assert why is None
     assert count > 1
-    room, places, bitmap = bytearray(64 * BLOCK), bytearray(8 * BLOCKS), bytearray(-(-BLOCKS // 8))
+    room, bitmap = bytearray(64 * BLOCK), bytearray(-(-BLOCKS // 8))
+    places = memoryview(bytearray(8 * BLOCKS)).cast("Q")
 
     def one(rng: random.Random, _: int) -> None:
         hostile = _own(mutated(rng, good))
@@ -38,6 +40,8 @@ def records() -> Iterator[Round]:
         chain = bytes(16) if rng.random() < 0.8 else rng.randbytes(16)
         with suppress(undo.Damaged, ValueError):
             undo.scan(hostile, 0, chain, 0, 2**64 - 1, BLOCKS, places, bitmap, rng.randrange(1000))
+        near = array("Q", (rng.randrange(len(hostile) + 2) if rng.random() < 0.5 else at for at in places))
+        undo.unpack(hostile, 0, near, rng.randrange(3), rng.getrandbits(BLOCKS), room)
         position = 0
         with suppress(undo.Damaged, ValueError):
             while position < len(hostile):

@@ -7,12 +7,13 @@ import pytest
 
 from drcore.limits import RPO_SECONDS
 from drcore.units import BLOCK_BYTES, SPAN_BLOCKS
-from masttarget.adapters.retention_files import ListFile
+from masttarget.adapters.retention_files import ListFile, RetentionFiles
 from masttarget.config import load
 from masttarget.due import Due
 from masttarget.errors import ConfigRefused
-from masttarget.health import Health, Meter, Watch, recall
+from masttarget.health import Health, Meter, Watch, recall, remember
 from masttarget.points import Kind, Point, PointDisk, Points
+from masttarget.retention import Policy, Retention
 from tests.unit.test_masttarget_undo import Hands
 
 ITEM, DISK = "1" * 32, "2" * 32
@@ -126,6 +127,30 @@ def test_a_restart_knows_the_last_point_and_how_old_its_content_is() -> None:
     points._add(Point("04", 4, 4000, Kind.CRASH_CONSISTENT, disks, base_cycle=2))
     recall([meter], points)
     assert (meter.point, meter.in_sync_at) == ("04", 2.0)
+
+
+def test_going_back_beside_a_master_target_makes_the_lag_what_it_is(tmp_path: Path) -> None:
+    def of(now: float) -> Retention:
+        clock = Hands()
+        clock.time = now
+        return Retention(RetentionFiles(tmp_path), clock, Policy(), lambda event, /, **facts: None)
+
+    mine, item = of(1000.0), bytes.fromhex(ITEM)
+    meter = Meter(ITEM, DISK)
+    remember([meter], mine)
+    assert (meter.point, list(tmp_path.iterdir())) == ("", []), "looking leaves nothing"
+    for number, now in enumerate((1000.0, 2000.0), start=1):
+        of(now).item(item).publish(bytes([number]) * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK, 1)])
+    mine = of(2000.0)
+    remember([meter], mine)
+    assert meter.in_sync_at == 2000.0
+    of(3000.0).item(item).publish(bytes([3]) * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK, 1)], base_cycle=1)
+    meter.begin(1, 1, lambda: 0)
+    remember([meter], mine)
+    assert meter.in_sync_at == 2000.0, "a session knows better"
+    meter.end(1)
+    remember([meter], mine)
+    assert (meter.point, meter.in_sync_at) == ("03" * 16, 1000.0)
 
 
 @pytest.mark.parametrize(

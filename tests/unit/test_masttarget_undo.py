@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import lz4.block
 import pytest
 import xxhash
 
+from _native import undo as native
 from drcore.errors import Defect, HomewardError
 from drcore.units import BLOCK_BYTES, SPAN_BLOCKS
 from masttarget import segments as layout
@@ -24,6 +26,7 @@ from masttarget.errors_retention import (
     SegmentMissing,
 )
 from masttarget.points import Points
+from masttarget.segments import HEADER_BYTES, Walk, Wanted
 from masttarget.undo import Identity, UndoJournal
 from masttarget.verify import verify
 from masttarget.view import PointView
@@ -406,3 +409,82 @@ def test_the_bytes_are_what_the_document_says(bench: Bench) -> None:
     assert data[end + 61] == 2
     assert data[end + 16 : end + 32] == data[128:144]
     assert len(data) == end + 72
+
+
+def _packed(dice: random.Random) -> tuple[bytes, memoryview, list[int]]:
+    """A span of all kinds of blocks, their records, and where each block's is."""
+    kinds = (dice.randbytes(BLOCK_BYTES), bytes(BLOCK_BYTES), (b"words " * 11000)[:BLOCK_BYTES])
+    span = b"".join(dice.choice(kinds) for _ in range(20))
+    out = memoryview(bytearray(2 << 20))
+    left, end, _ = native.pack(span, 100, (1 << 20) - 1, 7, 0, bytes(16), out, 0, 2)
+    assert left == 0
+    places = memoryview(bytearray(8 * 120)).cast("Q")
+    native.scan(out[:end], 0, bytes(16), 0, 9, 120, places, None, 5000)
+    return span, out[:end], list(places[100:])
+
+
+def test_a_run_of_records_is_unpacked_at_once(dice: random.Random) -> None:
+    span, records, places = _packed(dice)
+    wanted = dice.getrandbits(20) | 1 << 19
+    found = bytearray(b"\xaa" * len(span))
+    assert native.unpack(records, 5000, array("Q", places), 100, wanted, found) == 0
+    for index in range(20):
+        at = slice(index * BLOCK_BYTES, (index + 1) * BLOCK_BYTES)
+        assert found[at] == (span[at] if wanted >> index & 1 else b"\xaa" * BLOCK_BYTES), index
+
+
+def test_what_is_no_good_record_of_the_block_is_not_unpacked(dice: random.Random) -> None:
+    _, records, places = _packed(dice)
+    found, whole = bytearray(20 * BLOCK_BYTES), (1 << 20) - 1
+    hurt = dice.randrange(20)
+    broken = bytearray(records)
+    broken[places[hurt] - 5000 + dice.randrange(72)] ^= 1 << dice.randrange(8)
+    left = native.unpack(broken, 5000, array("Q", places), 100, whole, found)
+    assert left == sum(1 << index for index in range(20) if places[index] == places[hurt])
+    assert native.unpack(records, 5000, array("Q", places), 120, whole, found) == whole, "of other blocks"
+    for place in (0, 4999, 5000 + len(records), 2**64 - 1):
+        assert native.unpack(records, 5000, array("Q", [place]), 100, 1, found) == 1
+    with pytest.raises(ValueError, match="19 places"):
+        native.unpack(records, 5000, array("Q", places[:19]), 100, whole, found)
+    with pytest.raises(ValueError, match="out has"):
+        native.unpack(records, 5000, array("Q", places), 100, whole, found[:-1])
+
+
+def test_a_segment_of_many_windows_is_walked_to_its_end(tmp_path: Path, dice: random.Random) -> None:
+    bench = Bench(tmp_path, dice, segment_bytes=32 << 20)
+    contents = []
+    for cycle in range(1, 4):
+        contents += bench.cycles(1, writes=100)
+        bench.journal.note({"event": "nothing", "cycle": cycle}, cycle)
+    assert bench.segment(1).stat().st_size > 3 << 20
+    assert [note.content["cycle"] for note in bench.opened(4).open(3)] == [1, 2, 3]
+    for index, content in enumerate(contents):
+        assert bench.at(index) == content
+    bench.journal.close()
+    where = dice.randrange(2 << 20, bench.segment(1).stat().st_size)
+    data = bytearray(bench.segment(1).read_bytes())
+    data[where] ^= 1 << dice.randrange(8)
+    bench.segment(1).write_bytes(data)
+    with pytest.raises(SegmentDamaged) as caught:
+        bench.opened(4)
+    assert where - BLOCK_BYTES - 200 <= caught.value.offset <= where
+
+
+def test_a_record_that_is_whole_at_the_second_look_is_no_damage(bench: Bench) -> None:
+    """Another process appends while this one reads; what follows the record says that it was durable."""
+    contents = bench.cycles(1, writes=60)
+    bench.journal.flush()
+    last = SegmentFiles(bench.folder).numbers()[-1]
+    cut = HEADER_BYTES + 40
+
+    class Writing(SegmentFiles):
+        def read_into(self, number: int, offset: int, into: memoryview) -> int:
+            got = super().read_into(number, offset, into)
+            return min(got, max(cut - offset, 0)) if number == last else got
+
+    view = PointView(bench.disk, Writing(bench.folder), bench.identity, 0)
+    assert view.size == SIZE
+    walk = Walk(Writing(bench.folder), ITEM, DISK, Wanted())
+    walk.run(1, None)
+    assert walk.reached.offset == bench.segment(last).stat().st_size
+    assert bench.at(0) == contents[0]
