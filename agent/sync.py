@@ -476,11 +476,10 @@ class Sync:
         self._tell_compared()
 
     def _tell_compared(self) -> None:
-        compared = sum(
+        self.progress.compared_bytes = sum(
             min(item.descent.compared_regions * REGION_BYTES, item.source.digests.size)
             for item in self._items
         )
-        self.progress.compared_bytes = compared
 
     def _outlook(self, item: _Item) -> Outlook:
         tally, now = item.source.tally, self._ports.clock.monotonic()
