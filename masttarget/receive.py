@@ -18,7 +18,7 @@ from masttarget.group import GroupNotes
 from masttarget.groups import Groups
 from masttarget.health import Meter
 from masttarget.journal import CycleRecord
-from masttarget.opening import OpenDisk, check_generation, open_disk
+from masttarget.opening import NOBODY, OpenDisk, check_generation, open_disk
 from masttarget.points import Kind
 from masttarget.ports import Log, RandomBytes, TargetStore
 from masttarget.retention import Retention
@@ -251,6 +251,9 @@ class Reception:
         number = 1 + max(disk.record.session for disk in disks)
         if self._retention is not None:
             self._retention.item(hello.item).interrupt()
+        for other in self._open.copy().values():
+            if other.config.item.bytes == hello.item:
+                other.target.take_over(NOBODY)  # also what only an older session has: that is over
         for disk in disks:
             disk.begin(hello.generation, number)
         if self._retention is not None:

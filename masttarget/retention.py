@@ -5,7 +5,7 @@ it is called when every frame of every disk is durable, and no disk begins the n
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -245,17 +245,18 @@ class ItemRetention:
                 )
                 raise SegmentDamaged(path=journal.segments.path, segment=number, offset=0, reason=reason)
 
-    def begin(self, disks: Iterable[bytes]) -> None:
+    def begin(self, disks: Collection[bytes]) -> None:
         """There is a point to go back to for each of the disks that is not being seeded; room was looked for."""
         with self.changing():
             self._impatient.clear()  # not before: whoever waits for a lock may still be of the older session
             if self._due is not None:
                 self._end_cycle(self._due)
-            wanted = [self._undo[disk] for disk in disks if disk not in self._seeding]
-            latest = self.points.latest
-            found = {one.disk: one for one in latest.disks} if latest is not None else {}
-            before = dict(found)
-            for journal in wanted:
+            names, latest = [disk.hex() for disk in disks], self.points.latest
+            before = (
+                {one.disk: one for one in latest.disks if one.disk in names} if latest is not None else {}
+            )
+            found = dict(before)
+            for journal in (self._undo[disk] for disk in disks if disk not in self._seeding):
                 name, size = journal.identity.disk.hex(), journal.identity.data_bytes
                 if name not in found or found[name].data_bytes != size:
                     # Of another size than the point has, it would not be gone back to as a whole.
@@ -272,20 +273,26 @@ class ItemRetention:
     # Publishing
 
     def publish(self, point: bytes, kind: Kind, disks: Iterable[PointDisk], *, base_cycle: int = -1) -> Point:
-        """The point stands, durably, over all disks of the item; the next cycle is open."""
+        """The point stands, durably, over these disks of the item; the next cycle is open.
+
+        Nothing is said of the item's other disks: a session without them knows nothing of what they hold.
+        """
         with self.changing():
             latest = self.points.latest
             if latest is not None and latest.id == point.hex():
                 if self._due is not None:
                     self._end_cycle(self._due)
                 return latest  # it stood, though something failed behind its line: not once more
-            found = {one.disk: one for one in latest.disks} if latest is not None else {}
-            found.update({one.disk: one for one in disks})
+            disks = tuple(disks)
+            names = [one.disk for one in disks]
+            left = [one.disk for one in latest.disks if one.disk not in names] if latest is not None else []
+            if left:
+                self.log("a point without disks that the one before has", item=self.item.hex(), disks=left)
             for journal in self._undo.values():
                 self._predicted = max(self._predicted // 2, journal.cycle_bytes)
             for one in disks:
                 self._seeding.discard(bytes.fromhex(one.disk))
-            stood = self._stand(point.hex(), kind, tuple(found.values()), base_cycle)
+            stood = self._stand(point.hex(), kind, disks, base_cycle)
             try:
                 self.prune()
             except Exception as error:  # the point stands; to say otherwise would have it published twice

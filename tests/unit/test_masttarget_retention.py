@@ -170,6 +170,59 @@ def test_the_last_good_point_and_one_in_use_stay(tmp_path: Path) -> None:
     assert len(item.points) == 0
 
 
+def test_a_point_speaks_only_of_the_disks_whose_cycle_it_ends(tmp_path: Path) -> None:
+    item = item_of(tmp_path, Hands())
+    names = (DISK, b"e" * 16)
+    disks = {name: MemoryDisk(4 * BLOCK_BYTES) for name in names}
+    journals = {
+        name: item.open_disk(
+            Identity(ITEM, name, disk.size), disk.read, seeding=False, durable=(0, 0), void=False
+        )
+        for name, disk in disks.items()
+    }
+    held: dict[tuple[int, bytes], bytes] = {}
+
+    def write(name: bytes, block: int, content: bytes) -> None:
+        journals[name].before_overwrite(block, 1)
+        disks[name].write(block * BLOCK_BYTES, memoryview(content))
+
+    def publish(*those: bytes) -> None:
+        point = [PointDisk(name.hex(), disks[name].size, root=disks[name].content().hex()) for name in those]
+        found = item.publish(item.cycle.to_bytes(16, "big"), Kind.CRASH_CONSISTENT, point)
+        held.update({(found.sequence, name): disks[name].content() for name in those})
+
+    item.begin(names)
+    for name in names:
+        write(name, 0, b"first")
+    publish(*names)
+    for name in names:
+        write(name, 1, b"half a cycle")
+    item.begin(names[:1])  # a session without the other disk, whose cycle broke off
+    publish(*names[:1])
+    item.begin(names)
+    assert item.points.latest is not None
+    assert item.points.latest.kind is Kind.AS_FOUND, "what the other holds is no point's content"
+    held.update({(item.points.latest.sequence, name): disks[name].content() for name in names})
+    for name in names:
+        write(name, 1, b"second")
+    publish(*names)
+    for name in names:
+        write(name, 1, b"later")
+    for point in item.points:
+        for one in point.disks:
+            name = bytes.fromhex(one.disk)
+            view = PointView(
+                disks[name], item.store.segments(ITEM, name), journals[name].identity, point.sequence
+            )
+            into = memoryview(bytearray(view.size))
+            view.read(0, into)
+            assert point.sequence == 1 or into == held.pop((point.sequence, name))
+            assert one.root in ("", bytes(into).hex()), (point.sequence, name)
+    assert held == {}
+    for name in names:
+        item.close_disk(name)
+
+
 @pytest.mark.parametrize("ladder", [(), (Step(HOUR, 2 * HOUR),)])
 def test_what_is_read_stays_though_older_and_newer_points_go(
     tmp_path: Path, ladder: tuple[Step, ...]
