@@ -78,9 +78,9 @@ class _MasttargetVerbs(_Commands):
     """The master target's verbs."""
 
     def _further(self) -> dict[str, click.Command]:
-        from homeward import points_group, role_verbs
+        from homeward import points_group, role_verbs, volumes
 
-        verbs = (*role_verbs.MASTTARGET_VERBS, points_group.verify_journal)
+        verbs = (*role_verbs.MASTTARGET_VERBS, points_group.verify_journal, volumes.list_volumes)
         return {str(command.name): command for command in verbs}
 
 

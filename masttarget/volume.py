@@ -28,6 +28,8 @@ class Volume:
     caches: tuple[int, ...]
     targets: tuple[int, ...]
     """The devices that target files lie on, and the target devices themselves."""
+    root: str = "/"
+    """The directory of the volume that is mounted there."""
     foreign: tuple[str, ...] = ()
     """Names in the directory that homeward did not make."""
 
@@ -59,6 +61,8 @@ def _absence(volume: Volume) -> list[str]:
         found.append("it is the root file system, not a volume of its own (R065)")
     elif volume.path != volume.mount_point:
         found.append(f"it is a directory of the volume at {volume.mount_point}, not the volume itself (R065)")
+    if volume.root != "/" and volume.kind != "btrfs":  # whose subvolumes are mounted like this
+        found.append(f"it is {volume.root} of a volume, mounted once more, not the volume itself (R065)")
     if volume.kind.lower() in _VOLATILE:
         found.append(f"its file system is {volume.kind}: nothing of it outlives a restart (R065)")
     return found

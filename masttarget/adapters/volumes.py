@@ -18,6 +18,7 @@ SERVING: Final = "serving"
 _OURS: Final = re.compile(rf"[0-9a-f]{{32}}|groups|gone|{SERVING}|lost\+found")
 """What may lie on a retention volume; the last is the file system's own."""
 _NAMES_MAX: Final = 5
+_OF_THE_KERNEL: Final = ("proc", "sysfs", "devtmpfs", "cgroup2", "devpts", "mqueue")
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 """A blank, a tabulator, a line's end or a backslash in a mount point."""
 
@@ -28,11 +29,12 @@ def volume_of(path: Path, config: MasttargetConfig) -> Volume:
         raise RetentionRefused(path=str(path), reason="no directory is there: nothing is mounted (R065)")
     status = path.stat()
     room = os.statvfs(path)
-    mount_point, kind = _mounted(path)
+    mount_point, kind, root = _mounted(path)
     return Volume(
         path=os.path.realpath(path),
         mount_point=mount_point,
         kind=kind,
+        root=root,
         device=status.st_dev,
         read_only=bool(room.f_flag & os.ST_RDONLY),
         writable=os.access(path, os.W_OK),
@@ -67,14 +69,13 @@ def claim(path: Path, items: Iterable[bytes]) -> Callable[[], None]:
 
 
 def candidates(config: MasttargetConfig) -> list[Volume]:
-    """All mounted volumes of this machine with a device or a memory of their own, as of now (R073, R074)."""
+    """All mounted volumes of this machine with room of their own, as of now (R073, R074)."""
     found = {}
-    for mount_point, kind in _mounts():
+    for mount_point, kind, _ in _mounts():
         path = Path(mount_point)
         try:
-            if kind not in ("proc", "sysfs", "devtmpfs", "cgroup2", "devpts", "mqueue") and path.is_dir():
-                volume = volume_of(path, config)
-                found[volume.device] = volume
+            if kind not in _OF_THE_KERNEL and path.is_dir() and os.statvfs(path).f_blocks:
+                found[mount_point] = volume_of(path, config)
         except OSError:
             continue  # a mount that we may not look into
     return list(found.values())
@@ -92,22 +93,24 @@ def _target_device(path: Path) -> int:
     return _existing(path).stat().st_dev
 
 
-def _mounts() -> list[tuple[str, str]]:
-    """(mount point, kind of file system), in the order of mounting."""
+def _mounts() -> list[tuple[str, str, str]]:
+    """(mount point, kind of file system, which directory of it), in the order of mounting."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
-        point = _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])
-        found.append((point, after.split(" ")[0]))
+        root, point = (
+            _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), name) for name in before.split(" ")[3:5]
+        )
+        found.append((point, after.split(" ")[0], root))
     return found
 
 
-def _mounted(path: Path) -> tuple[str, str]:
-    """The mount point above the path that was mounted last, and its kind."""
+def _mounted(path: Path) -> tuple[str, str, str]:
+    """The mount point above the path that was mounted last, its kind, and which directory of it that is."""
     whole = os.path.realpath(path)
-    best = ("/", "")
-    for point, kind in _mounts():
+    best = ("/", "", "/")
+    for point, kind, root in _mounts():
         inside = whole == point or whole.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best[0]):
-            best = (point, kind)
+            best = (point, kind, root)
     return best

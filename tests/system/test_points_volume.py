@@ -99,12 +99,40 @@ def test_the_root_file_system_is_never_the_retention_volume(tmp_path: Path, dice
         homeward(*words, "--config", home.config, "--json").refused("HW-MT-038")
 
 
-def test_a_mount_point_may_have_any_name(home: Home, tmp_path: Path) -> None:
-    point = (tmp_path / "retention").resolve()
+def test_a_mount_point_may_have_any_name_but_is_that_of_the_volume_itself(
+    tmp_path: Path, dice: random.Random, mount_point: MountPoint
+) -> None:
+    home, point = Home(tmp_path, dice, 0), mount_point("ext4", 128 * MIB)
     other = tmp_path / "Größe 1\\2"
     other.mkdir()
     with changed_for_now(other, ["mount", "--bind", point, other], ["umount", other]):
         assert obstacles(volume_of(other, load(home.config))) == []
+    with changed_for_now(other, ["mount", "--bind", point / "lost+found", other], ["umount", other]):
+        (reason,) = obstacles(volume_of(other, load(home.config)))
+        assert "/lost+found of a volume" in reason
+
+
+def test_volumes_that_qualify_are_listed_as_soon_as_they_are_there(
+    tmp_path: Path, dice: random.Random, mount_point: MountPoint
+) -> None:
+    """R073, R074: nothing is kept from an earlier look, and nothing is chosen by itself."""
+    home = Home(tmp_path, dice, 0)
+    words = ("masttarget", "volumes", "--config", home.config)
+
+    def listed(*more: str) -> dict[str, list[str]]:
+        told = homeward(*words, *more, "--json").answer()["volumes"]
+        return {one["path"]: one["obstacles"] for one in told if one["path"].startswith(str(tmp_path))}
+
+    assert listed("--all") == {}
+    good, memory = mount_point("ext4", 128 * MIB), mount_point("tmpfs", 128 * MIB)
+    assert listed() == {str(good): []}
+    ((reason,),) = [reasons for path, reasons in listed("--all").items() if path == str(memory)]
+    assert "R065" in reason
+    assert str(good) in homeward(*words).stdout
+    assert "  no: " in homeward(*words, "--all").stdout
+    (good / "photos").mkdir()
+    assert listed() == {}
+    assert load(home.config).retention == tmp_path / "retention"
 
 
 def test_a_rollback_that_would_be_refused_has_no_plan_and_changes_nothing(home: Home) -> None:
