@@ -84,6 +84,8 @@ class FormatUnknown(HomewardError):
     )
     path: str
     seen: str
+    family: str
+    """The suffix that goes with the content; empty where it is no known container's."""
     choices: str
 
 

@@ -89,12 +89,12 @@ def classify(backing: Backing, given: Path, told: Format | None) -> Format:
         stem = re.sub(EXTENT_NAME, "", backing.path.stem)
         descriptor = backing.path.with_name(f"{stem}.vmdk")
         words = seen.words if seen.extent else "the name of an extent that holds guest data"
-        raise ExtentNamed(path=path, seen=words, choices=FORMATS, descriptor=str(descriptor))
+        raise ExtentNamed(path=path, seen=words, family=".vmdk", choices=FORMATS, descriptor=str(descriptor))
     if not seen.family or suffix != seen.family or not seen.certain:
         name = f"the suffix {suffix}" if suffix else "no suffix"
         if seen.family and suffix == seen.family:
-            raise FooterMissing(path=path, seen=f"{name} and {seen.words}", choices=FORMATS)
-        raise FormatUnknown(path=path, seen=f"{name} and {seen.words}", choices=FORMATS)
+            raise FooterMissing(path=path, seen=f"{name} and {seen.words}", family=suffix, choices=FORMATS)
+        raise FormatUnknown(path=path, seen=f"{name} and {seen.words}", family=seen.family, choices=FORMATS)
     if seen.kind is None:
         raise FormatNotSupported(path=path, seen=seen.words, choices=FORMATS)
     return seen.kind

@@ -10,6 +10,7 @@ from typing import Final
 from disks import catalogue
 from disks.digestmap import DigestMap
 from disks.disk import Disk, Format
+from disks.errors import FormatUnknown
 from disks.image import Image
 from drcore.limits import MASTTARGET_MAP_BLOCKS_MAX
 from masttarget.adapters.by_id import BY_ID, device_of
@@ -55,7 +56,7 @@ class LocalStore:
 
     def open(self, disk: DiskConfig) -> Disk:
         place = self._place(disk)
-        found = catalogue.open_target(place, _told(disk.format))
+        found = _open_target(place, disk)
         try:
             still = self._place(disk)  # a disk that went meanwhile may have left its name to another one
             if still != place:
@@ -183,6 +184,17 @@ def _is_plain(name: str) -> bool:
 
 def _with_words(fingerprint: str | None, words: str) -> str:
     return f"{fingerprint} ({words})" if fingerprint else "none"
+
+
+def _open_target(place: Path, disk: DiskConfig) -> Disk:
+    """The target. What its name leaves open the order to create it tells, but raw is no image of another format."""
+    try:
+        return catalogue.open_target(place, _told(disk.format))
+    except FormatUnknown as error:
+        wanted = _told(disk.create)
+        if wanted is None or (wanted is Format.RAW and error.family):
+            raise
+    return catalogue.open_target(place, wanted)
 
 
 def _told(name: str) -> Format | None:

@@ -51,6 +51,30 @@ def cycle(target: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.parametrize("kind", ["raw", "vmdk-monolithicSparse"])
+def test_the_same_command_goes_on_where_the_name_tells_no_format(
+    kind: str, tmp_path: Path, dice: random.Random
+) -> None:
+    content = dice.randbytes(SIZE)
+    source = write_sparse(tmp_path / "source.raw", content)
+    target = tmp_path / "target"
+    command = ("sync", source, target, "--create", kind, "--json")
+    broken_sync(source, target, "--create", kind)
+    assert homeward(*command).answer()["resumed"] is True
+    assert homeward(*command).answer()["blocks_sent"] == 0
+    judge(target, kind, source)
+
+
+def test_an_image_is_no_raw_target_because_one_was_to_be_created(tmp_path: Path, dice: random.Random) -> None:
+    content = dice.randbytes(MIB)
+    source = write_sparse(tmp_path / "source.raw", content)
+    target = tmp_path / "target"
+    make_image(target, "vmdk-monolithicSparse", content)
+    before = target.read_bytes()
+    homeward("sync", source, target, "--create", "raw").refused("HW-DISKS-006")
+    assert target.read_bytes() == before
+
+
 @pytest.mark.parametrize("kind", ["raw", "vmdk-monolithicSparse", "vhd-dynamic"])
 def test_the_same_command_goes_on_after_an_interrupt(kind: str, tmp_path: Path, dice: random.Random) -> None:
     content = dice.randbytes(SIZE)
