@@ -60,6 +60,8 @@ class Groups:
             if item is not None and item not in group.items:
                 continue
             with group.undecided(), ExitStack() as stack:
+                if self._notes.load(group.name) is None:
+                    continue  # and no lock is waited for that a member holds while it waits for room
                 for disk in disks:
                     if disk.config.item.bytes in group.items:
                         stack.enter_context(disk.target.lock)

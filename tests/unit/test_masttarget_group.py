@@ -3,12 +3,21 @@
 import random
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 
+from drcore.clock import SystemClock
 from drcore.errors import HomewardError
+from masttarget.adapters.group_files import GroupFiles
+from masttarget.adapters.retention_files import RetentionFiles
+from masttarget.config import DiskConfig
 from masttarget.errors import GroupVoid
 from masttarget.group import Group
+from masttarget.groups import Groups
+from masttarget.retention import Policy, Retention
 from wireproto.barrier import Prepare, Thaw
 from wireproto.errors import MessageRefused
 from wireproto.messages import Commit, Message
@@ -178,3 +187,19 @@ def test_a_round_that_is_decided_holds_up_who_comes_again() -> None:
     again.join(10)
     assert not again.is_alive()
     assert isinstance(rig.members[ITEMS[1]].ended, GroupVoid)
+
+
+def test_where_nothing_is_to_be_made_good_nobody_waits_for_a_member_that_waits_for_room(
+    tmp_path: Path,
+) -> None:
+    disk = DiskConfig(UUID(int=1), UUID(int=2), tmp_path, "", "", False, False, tmp_path, group="shop")
+    retention = Retention(RetentionFiles(tmp_path), SystemClock(), Policy(), lambda event, /, **facts: None)
+    groups = Groups((disk,), GroupFiles(tmp_path), retention, lambda count: bytes(count), print)
+    member = SimpleNamespace(config=disk, target=SimpleNamespace(lock=threading.Lock()))
+    with member.target.lock:
+        opening = threading.Thread(
+            target=groups.make_good, args=([member], lambda disk, point: None), daemon=True
+        )
+        opening.start()
+        opening.join(10)
+        assert not opening.is_alive()
