@@ -265,7 +265,7 @@ class Points:
         """The list holds these points, ascending, and nothing else; answers where the old file is kept."""
         kept = self._file.set_aside()
         self._keep(points)
-        self.last_sequence = points[-1].sequence if points else last_sequence
+        self.last_sequence = max(last_sequence, *(point.sequence for point in points), 0)
         self.last_time_ms = points[-1].time_ms if points else self.last_time_ms
         self._rewrite()
         return kept
@@ -298,6 +298,9 @@ class Points:
         before = oldest.sequence - 1 if oldest else self.last_sequence
         events = [self._first(before, oldest.time_ms if oldest else self.last_time_ms)]
         events += [{"event": "point", "point": point.encode()} for point in self._points]
+        if self._points and self._points[-1].sequence < self.last_sequence:
+            # The newest were given up, and their numbers are not for another point.
+            events.append(self._first(self.last_sequence, self.last_time_ms))
         if self.rollback is not None:
             events.append(self.rollback)
         chain, data = _NO_CHAIN, b""

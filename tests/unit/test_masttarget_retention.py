@@ -156,6 +156,22 @@ def test_a_list_is_damaged_or_torn(tmp_path: Path) -> None:
     assert len(late) == 1
 
 
+def test_a_list_that_is_made_shorter_gives_no_number_twice(tmp_path: Path) -> None:
+    path = tmp_path / "points"
+    points = Points(ListFile(path), ITEM.hex())
+    for number in (1, 2, 3):
+        points.add(a_point(number, number))
+    points._lines = 5000  # as after a day of many points
+    points.drop([1, 3], "operator")
+    assert len(path.read_bytes().splitlines()) == 3
+    again = Points(ListFile(path), ITEM.hex())
+    again.load()
+    assert [point.sequence for point in again] == [2]
+    assert (again.last_sequence, again.last_time_ms) == (3, 3000)
+    again.add(a_point(4, 4))
+    assert [point.sequence for point in again] == [2, 4]
+
+
 def test_the_last_good_point_and_one_in_use_stay(tmp_path: Path) -> None:
     item = item_of(tmp_path, Hands())
     for number in range(3):
