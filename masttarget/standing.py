@@ -63,15 +63,15 @@ class Glance(Walk):
             if number == last and (head is None or head.segment < number):
                 return
             raise self._damaged(number, 0, str(error)) from error
-        if number > first:
-            self._reaches(number - 1, header.previous_end)
-        if head is not None and head.segment == number:
-            self._reaches(number, head.offset)
         # The chain between segments is a matter of records, and not looked at.
         self.reached.segment, self.reached.offset = number, header.previous_end
         self.reached.chain = header.chain
         self._check_header(number, header, number == first)
         self.reached.chain = checksum_of(data)
+        if number > first:  # what another segment says in its place accuses nobody
+            self._reaches(number - 1, header.previous_end)
+        if head is not None and head.segment == number:
+            self._reaches(number, head.offset)
 
     def _reaches(self, number: int, offset: int) -> None:
         if offset > 0 and not self._segments.read(number, offset - 1, 1):

@@ -91,6 +91,19 @@ def test_damage_in_the_middle_is_marked_as_the_view_and_the_verifier_see_it(
     assert usable(home) == found, "what is missing is seen without reading everything"
 
 
+def test_a_segment_in_the_place_of_another_one_accuses_no_third(home: Home) -> None:
+    one, two, three = segments(home)
+    # What the wrong one says of the segment before it is more than that has.
+    wrong, place = (two, three) if one.stat().st_size > two.stat().st_size else (three, two)
+    place.write_bytes(wrong.read_bytes())
+    for words in ((), ("--check",)):
+        told = home.ask("list", *words).stderr
+        assert (
+            f"damaged in segment {int(place.stem)} at byte 0; found segment {int(wrong.stem)} in its place"
+            in told
+        )
+
+
 @pytest.mark.parametrize("harm", ["flipped", "garbage", "gone", "cut"])
 def test_a_damaged_list_of_points_is_made_anew_from_the_journals(
     home: Home, harm: str, dice: random.Random
