@@ -3,8 +3,13 @@
 import random
 from pathlib import Path
 
-from drcore.limits import MIB
+import pytest
+
+from drcore.limits import MASTTARGET_DISKS_MAX, MIB
+from tests.system.command import write_sparse
 from tests.system.many import AGENTS, DISKS, RESIDENT_MAX, UNFAIR_MAX, play
+from tests.system.roles import Pair, Site
+from wireproto.errors import PeerReported
 
 PLAYS_MAX = 3
 """A play takes two seconds, of which a busy machine may take one from a single agent: the most even play counts."""
@@ -24,3 +29,31 @@ def test_sixty_disks_of_twenty_agents_at_once(tmp_path: Path, dice: random.Rando
         if found.unfair <= UNFAIR_MAX:
             break
     assert min(unfair) <= UNFAIR_MAX
+
+
+def test_one_disk_too_many_is_refused_before_anything_is_there_and_fewer_are_taken(tmp_path: Path) -> None:
+    """R050: the numbers and the way on are in the error."""
+    (tmp_path / "home").mkdir()
+    source = write_sparse(tmp_path / "source.raw", b"x" * 4096)
+    site = Site(
+        tmp_path,
+        *(
+            Pair(source, tmp_path / "home" / f"{number}.raw", create="raw")
+            for number in range(MASTTARGET_DISKS_MAX + 1)
+        ),
+    )
+    with site.listening() as port:
+        with pytest.raises(PeerReported) as caught:
+            site.sync(port)
+        for words in (
+            "HW-MT-048: ",
+            "no slot left for 61 more disks",
+            "0 of 60 disks in use",
+            "another master target",
+        ):
+            assert words in str(caught.value)
+        assert list((tmp_path / "home").iterdir()) == []
+        site.pairs.pop()
+        site.sync(port)
+        site.settled()
+        assert len(list((tmp_path / "home").glob("*.raw"))) == MASTTARGET_DISKS_MAX

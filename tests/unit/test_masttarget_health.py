@@ -67,6 +67,7 @@ class Told:
 
 
 def test_the_threshold_alerts_once_and_says_when_it_is_kept_again() -> None:
+    """R139: it tells, and changes nothing."""
     told = Told()
     assert told.after(RPO_SECONDS) == [], "not before"
     assert told.after(1) == ["RPO threshold exceeded", "health changed"]
