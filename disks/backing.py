@@ -285,6 +285,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_named(descriptor: int, path: Path) -> bool:
+    """Whether the open file still has that name: its last owner may have removed it before we locked it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _reason(error: OSError) -> str:
     number = error.errno or errno.EIO
     return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"

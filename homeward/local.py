@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from agent.config import AgentConfig, Compression, SourceConfig
 from agent.errors import MasttargetUnreachable
 from disks import guard
-from disks.backing import sync_directory
+from disks.backing import is_named, sync_directory
 from disks.disk import Format
 from disks.errors import DiskInUse
 from drcore.errors import HomewardError
@@ -118,7 +118,7 @@ class Workplace:
             return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_named(descriptor, lock):
+            if is_named(descriptor, lock):
                 self._lock, descriptor = descriptor, -1
         except BlockingIOError as error:
             holder = "another homeward that syncs it or takes a sync back"
@@ -225,14 +225,6 @@ def _is_device(path: Path) -> bool:
     try:
         return stat.S_ISBLK(path.stat().st_mode)
     except OSError:
-        return False
-
-
-def _is_named(descriptor: int, path: Path) -> bool:
-    """Whether the open file still has that name: its last owner may have removed it before we locked it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
         return False
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from disks.backing import sync_directory
+from disks.backing import is_named, sync_directory
 from drcore.limits import RETENTION_RESERVE_BYTES
 from masttarget.adapters.segment_files import SegmentFiles, make_directory, replace_file
 from masttarget.errors_retention import PointInUse, RetentionFailed, RetentionFull
@@ -164,40 +164,32 @@ class RetentionFiles:
         return found.f_bavail * found.f_frsize
 
     @contextmanager
-    def _locked(self, item: bytes, point: str, mode: int) -> Iterator[None]:
-        holds = self._item(item) / "holds"
+    def _use(self, item: bytes, point: str, mode: int) -> Iterator[None]:
+        path = self._item(item) / "holds" / point
         with failing(self._path):
-            descriptor = _open_lock(holds / point)
-        if descriptor < 0:
-            yield
-            return
-        try:
             try:
-                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-            except OSError as error:
+                descriptor = _locked(path, mode | fcntl.LOCK_NB)
+            except BlockingIOError as error:
                 raise PointInUse(item=item.hex(), point=point) from error
+        try:
             yield
-            if mode == fcntl.LOCK_EX:
-                (holds / point).unlink(missing_ok=True)
+            if mode == fcntl.LOCK_EX and descriptor >= 0:
+                path.unlink(missing_ok=True)
         finally:
-            os.close(descriptor)
+            _unlock(descriptor)
 
     @contextmanager
     def exclusive(self, item: bytes) -> Iterator[None]:
         with failing(self._path):
-            descriptor = _open_lock(self._item(item) / "lock")
-        if descriptor < 0:
-            yield
-            return
+            descriptor = _locked(self._item(item) / "lock", fcntl.LOCK_EX)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)
+            _unlock(descriptor)
 
     @contextmanager
     def hold(self, item: bytes, point: str) -> Iterator[None]:
-        with self._locked(item, point, fcntl.LOCK_SH):
+        with self._use(item, point, fcntl.LOCK_SH):
             yield
 
     @contextmanager
@@ -205,7 +197,7 @@ class RetentionFiles:
         if not (self._item(item) / "holds" / point).exists():
             yield  # nobody ever held it
             return
-        with self._locked(item, point, fcntl.LOCK_EX):
+        with self._use(item, point, fcntl.LOCK_EX):
             yield
 
     def held(self, item: bytes) -> str:
@@ -239,18 +231,32 @@ class RetentionFiles:
                     self._path.rmdir()
 
 
-def _open_lock(path: Path) -> int:
-    """A file to be locked; -1 on a volume that is read-only: nobody can change there what the lock would guard.
+def _locked(path: Path, mode: int) -> int:
+    """The file at `path`, open and locked; -1 on a volume that is read-only: nobody can change there what is guarded.
 
     Linux makes a volume read-only when it finds damage (ext4: errors=remount-ro); its points can still be exported.
     """
-    try:
-        make_directory(path.parent)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno != errno.EROFS:
+    while True:
+        try:
+            make_directory(path.parent)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            return -1
+        try:
+            fcntl.flock(descriptor, mode)
+            if is_named(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
             raise
-        return -1
+        os.close(descriptor)  # whoever had it before has removed it: others would not see this lock
+
+
+def _unlock(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)
 
 
 def _remove_tree(path: Path) -> None:

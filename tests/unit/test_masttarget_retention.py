@@ -1,5 +1,6 @@
 """An item's points: choosing, keeping, giving up; the volume that they lie on; the slots of a master target."""
 
+import fcntl
 import random
 import shutil
 import subprocess
@@ -170,6 +171,29 @@ def test_a_list_that_is_made_shorter_gives_no_number_twice(tmp_path: Path) -> No
     assert (again.last_sequence, again.last_time_ms) == (3, 3000)
     again.add(a_point(4, 4))
     assert [point.sequence for point in again] == [2, 4]
+
+
+def test_who_begins_to_read_while_a_claim_ends_is_seen_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, flock = RetentionFiles(tmp_path), fcntl.flock
+    with store.hold(ITEM, "point"):
+        pass
+    claims: list[int] = []
+
+    def late(descriptor: int, mode: int) -> None:
+        if mode & fcntl.LOCK_SH and not claims:
+            claims.append(descriptor)
+            with store.claim(ITEM, "point"):
+                pass
+        flock(descriptor, mode)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with store.hold(ITEM, "point"), pytest.raises(PointInUse), store.claim(ITEM, "point"):
+        pass
+    assert claims
+    with store.claim(ITEM, "point"):
+        pass
 
 
 def test_the_last_good_point_and_one_in_use_stay(tmp_path: Path) -> None:
