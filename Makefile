@@ -12,7 +12,7 @@ TARGET ?=
 CREATE ?=
 KEEP ?=
 
-.PHONY: scenario site lab build build-asan demo demo-disk test check bench crash fault fuzz attack docs clean
+.PHONY: scenario site lab build build-asan demo demo-disk test check bench crash fault fuzz live attack docs clean
 .DEFAULT_GOAL := build
 
 # The stamp is younger than everything that the build reads.
@@ -78,12 +78,12 @@ bench: build
 		$(PY) -m pytest -q benchmarks --benchmark-quiet \
 		-o python_files='bench_*.py' -o python_functions='bench_*' -o timeout=3600
 
-# Long campaigns: ROUNDS rounds in all, spread over the parts (or PART alone); the last line says how many held.
+# Long campaigns: ROUNDS rounds in all, spread over the parts (or those of PART=one,two); the last line says how many held.
 # make fuzz PART=native takes the kernels alone, built with ASan and UBSan.
-crash fault fuzz attack: build $(if $(filter native,$(PART)),$(ASAN)/stamp)
+crash fault fuzz live attack: build $(if $(filter native,$(PART)),$(ASAN)/stamp)
 	@$(if $(filter native,$(PART)),$(ON_ASAN) $(PY) -m tests.campaigns fuzz_native --rounds $(ROUNDS) \
 		$(if $(SEED),--seed $(SEED)),\
-	$(PY) -m tests.campaigns $@ --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part $(PART)))
+	$(PY) -m tests.campaigns $@ --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part '$(PART)'))
 
 # A scenario row of docs/requirements.md, on the stand-ins: make scenario ROW=S-7
 ROW ?= S-7

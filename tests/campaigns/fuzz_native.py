@@ -72,6 +72,4 @@ def sums() -> Iterator[Round]:
     yield one
 
 
-CAMPAIGN = Campaign(
-    "fuzz native", {"entries": entries, "references": references, "records": records, "sums": sums}
-)
+CAMPAIGN = Campaign("fuzz", {"entries": entries, "references": references, "records": records, "sums": sums})

@@ -50,13 +50,22 @@ class Telling:
         )
 
 
+def chosen(campaign: Campaign, part: str) -> tuple[str, ...]:
+    """The parts to be played: all, or those of a list with commas; none where one is no part, and that was said."""
+    names = tuple(part.replace(",", " ").split()) or tuple(campaign.parts)
+    for name in names:
+        if name not in campaign.parts:
+            print(f"no part {name!r}; there are: {', '.join(campaign.parts)}", file=sys.stderr)
+            return ()
+    return names
+
+
 def run(campaign: Campaign, rounds: int, seed: int | None, part: str) -> int:
     """The campaign has run; answers the number of rounds that held."""
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)
-    names = [part] if part else list(campaign.parts)
-    if part and part not in campaign.parts:
-        print(f"no part {part!r}; there are: {', '.join(campaign.parts)}", file=sys.stderr)
+    names = chosen(campaign, part)
+    if not names:
         print(f"{campaign.name}: 0 of {rounds}")
         return 0
     print(f"{campaign.name}: seed {seed}, parts {', '.join(names)}", file=sys.stderr)

@@ -13,6 +13,7 @@ def main() -> int:
     row = sys.argv[1] if len(sys.argv) == 2 else ""
     if row not in ROWS:
         print(f"no scenario row {row!r} can be run yet; there are: {', '.join(ROWS)}", file=sys.stderr)
+        print(f"scenario {row}: 0 of 1")
         return 2
     done = (
         subprocess.run([sys.executable, "-m", "pytest", "-q", *ROWS[row]], stdout=sys.stderr).returncode == 0

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from tests.campaigns.runner import Campaign, Round
+from tests.campaigns.runner import Campaign, Round, chosen
 
 TURN = 200
 """Rounds of a part before it is the next one's turn."""
@@ -91,11 +91,10 @@ class _Work:
 
 def run(campaign: Campaign, rounds: int, seed: int | None, part: str, workers: int) -> int:
     """The campaign has run, or a signal ended it; answers the number of rounds that held."""
-    if part and part not in campaign.parts:
-        print(f"no part {part!r}; there are: {', '.join(campaign.parts)}", file=sys.stderr)
+    names = chosen(campaign, part)
+    if not names:
         print(f"{campaign.name}: 0 of {rounds}")
         return 0
-    names = (part,) if part else tuple(campaign.parts)
     shares = tuple(rounds // len(names) + (index < rounds % len(names)) for index in range(len(names)))
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     work = _Work(campaign, names, shares, seed, workers, _Board(workers, len(names)))

@@ -5,7 +5,17 @@ from contextlib import nullcontext
 
 import pytest
 
-from tests.campaigns import attack, crash, fault, fault_confserver, fuzz, fuzz_native, runner, workers
+from tests.campaigns import (
+    attack,
+    crash,
+    fault,
+    fault_confserver,
+    fuzz,
+    fuzz_native,
+    live,
+    runner,
+    workers,
+)
 from tests.campaigns.runner import Campaign
 
 ROUNDS = {"masttarget": 2, "confserver": 2}
@@ -20,6 +30,7 @@ ROUNDS = {"masttarget": 2, "confserver": 2}
         *((fault.CAMPAIGN, part, ROUNDS.get(part, 6)) for part in fault.CAMPAIGN.parts),
         (fuzz.CAMPAIGN, "", 1200),
         (fuzz_native.CAMPAIGN, "", 400),
+        (live.CAMPAIGN, "", 16),
     ],
     ids=lambda value: value.name if isinstance(value, Campaign) else str(value),
 )
@@ -43,6 +54,23 @@ def test_a_campaign_counts_what_does_not_hold(capsys: pytest.CaptureFixture[str]
 
     assert runner.run(Campaign("broken", {"half": part}), 10, 1, "") == 5  # type: ignore[dict-item]
     assert capsys.readouterr().out.splitlines()[-1] == "broken: 5 of 10"
+
+
+@pytest.mark.parametrize(
+    ("part", "held"), [("", 6), ("two", 6), ("three,one", 6), ("one two", 6), ("four", 0)]
+)
+def test_the_parts_of_a_campaign_can_be_told(
+    part: str, held: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    campaign = Campaign(
+        "some", {name: lambda: nullcontext(lambda *_: None) for name in ("one", "two", "three")}
+    )
+    assert runner.run(campaign, 6, 1, part) == held
+    assert workers.run(campaign, 6, 1, part, 2) == held
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == f"some: {held} of 6"
+    if not held:
+        assert "no part 'four'; there are: one, two, three" in said.err
 
 
 def test_a_campaign_of_several_workers_stops_what_runs_away(capfd: pytest.CaptureFixture[str]) -> None:
