@@ -1,5 +1,6 @@
 """`homeward points` and `homeward masttarget verify`: what can be gone back to, and going there."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -334,19 +335,23 @@ def export(
     as_json: bool,
 ) -> None:
     """Makes a new image of a disk as it was at a point, while replication goes on."""
-    from disks.disk import Format
+    from disks.disk import CREATED, Format
+    from masttarget.errors_retention import ExportExists
     from masttarget.reading_points import choose_disk, export_to, viewing
 
     if kind is None and to.suffix.lower() in _CONTAINERS:
         reason = f"{to} would not be read as the raw image that it were; name its format"
         raise click.BadParameter(reason, param_hint="--format")
     kind = kind or Format.RAW.value
-    if kind not in {one.value for one in Format}:
-        raise click.BadParameter(f"{kind} is no format", param_hint="--format")
+    made = [one.value for one in (*CREATED, Format.VMDK_STREAM_OPTIMIZED)]
+    if kind not in made:
+        raise click.BadParameter(f"{kind} is never made; one of {', '.join(made)}", param_hint="--format")
     desk = _desk(config, item)
     found = desk.item.points.choose(point)
     chosen = choose_disk(desk.disks, found, disk)
     if plan:
+        if os.path.lexists(to):
+            raise ExportExists(path=str(to))
         _plan([f"make {to} ({kind}) with disk {chosen.disk} as of {found.time}"], as_json, to=found.sequence)
         return
     with (
@@ -439,6 +444,8 @@ def drop(
         raise click.UsageError("name the points to drop, or pass --last --yes")
     gone = [desk.item.points.choose(one) for one in point] or list(desk.item.points)
     if plan:
+        if not last:
+            desk.item.check_last(gone)
         _plan([f"drop point {one.sequence} ({one.kind.value}, {one.time})" for one in gone], as_json)
         return
     desk.item.drop(gone, last=last and yes)

@@ -79,6 +79,10 @@ def go_back(
                 one.record, generation=one.record.generation + raise_generation, closed=None, published=""
             )
             one.journal.store(one.record)
+            # What was acknowledged before is overwritten, not lost; how far old contents are durable, the head says.
+            one.undo.store_head()
+            stack.callback(one.journal.close)
+            one.journal.start_applied(one.config.disk.bytes)
         done = {}
         for one, view in zip(opened, views, strict=True):
             done[one.config.disk.hex] = roll_back(one.disk, view, one.undo, on_bytes)

@@ -336,12 +336,17 @@ class ItemRetention:
         with self.changing():
             return self._drop(prunable(self.points, int(self._clock.now() * 1000), self._policy), "policy")
 
+    def check_last(self, points: list[Point]) -> None:
+        """Something good stays when the points go. Errors: `LastPoint` (HW-MT-041)."""
+        gone = {point.sequence for point in points}
+        if points and all(point.sequence in gone for point in self.points if point.kind in GOOD):
+            raise LastPoint(item=self.item.hex(), point=points[-1].id)
+
     def drop(self, points: list[Point], *, last: bool = False) -> None:
         """The points are gone. Errors: `LastPoint` (HW-MT-041) unless `last`, `PointInUse` (HW-MT-040)."""
         with self.changing():
-            gone = {point.sequence for point in points}
-            if not last and all(point.sequence in gone for point in self.points if point.kind in GOOD):
-                raise LastPoint(item=self.item.hex(), point=points[-1].id)
+            if not last:
+                self.check_last(points)
             for point in points:
                 with self.store.claim(self.item, point.id):
                     pass

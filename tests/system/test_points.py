@@ -145,9 +145,11 @@ def test_an_older_agent_is_refused_after_a_rollback(home: Home) -> None:
 def test_points_are_dropped_and_the_last_only_when_told_twice(home: Home) -> None:
     assert home.points("drop", 1, 2)["dropped"] == [1, 2]
     assert len(home.points("list")["points"]) == 2  # type: ignore[arg-type]
-    home.ask("drop", 3, 4).refused("HW-MT-041")
+    for plan in ((), ("--plan",)):
+        home.ask("drop", 3, 4, *plan).refused("HW-MT-041")
     home.ask("drop", "--last").refused("HW-MT-041")
     assert home.points("drop", "--last", "--yes")["dropped"] == [3, 4]
+    assert home.points("drop", "--last")["dropped"] == [], "there is none any more"
     assert list((home.folder / "retention").rglob("*.undo")) == [], "the room is given back"
     home.cycle()
     assert home.points("show", "latest")["sequence"] == 6
@@ -215,6 +217,9 @@ def test_a_killed_export_leaves_no_image_and_the_next_run_makes_it(home: Home, k
 
 
 def test_an_export_writes_over_nothing_and_makes_what_its_name_says(home: Home) -> None:
+    home.ask("export", 2, "--to", home.target, "--plan").refused("HW-MT-060")
+    words = ("export", 2, "--to", home.folder / "out.qcow2", "--format", "qcow2")
+    assert "qcow2 is never made" in home.ask(*words).refused("HW-HOME-001")
     line = home.ask("export", 2, "--to", home.target).refused("HW-MT-060")
     assert "points rollback" in line
     assert "--create" not in line
