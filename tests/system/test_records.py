@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from drcore.clock import SystemClock
+from masttarget.adapters.files import LocalStore
+from masttarget.adapters.retention_files import RetentionFiles
+from masttarget.going_back import go_back
+from masttarget.retention import Policy, Retention
 from masttarget.target import TargetDisk
 from tests.system.command import homeward, judge, some_content, write_sparse
-from tests.system.roles import Pair, Site
+from tests.system.roles import Kept, Pair, Site
 from wireproto.errors import PeerReported
 
 MIB = 1024 * 1024
@@ -112,3 +117,22 @@ def test_a_point_of_disks_that_were_equal_already_is_durable_too(
     with site.listening() as port:
         assert site.sync(port).disks[0].blocks_sent == 0
     assert str(target) in flushed
+
+
+def test_what_a_rollback_overwrote_is_not_called_lost(tmp_path: Path, dice: random.Random) -> None:
+    pair = Pair(tmp_path / "source.raw", tmp_path / "target.raw")
+    for path in (pair.source, pair.target):
+        path.write_bytes(dice.randbytes(2 * MIB))
+    site = Kept(tmp_path, pair)
+    with site.listening() as port:
+        site.sync(port)
+        site.settled()
+    retention = RetentionFiles(tmp_path / "retention")
+    item = Retention(retention, SystemClock(), Policy(), lambda event, /, **facts: None).item(site.item.bytes)
+    as_found = item.points.choose("1")
+    store = LocalStore(tmp_path)
+    gone = go_back(site.masttarget().disks, as_found, item, store, lambda position: None)
+    with site.listening() as port:
+        site.sync(port, generation=gone.generation)
+    assert "acknowledged blocks were lost by the medium" not in [event for event, _ in site.log]
+    judge(pair.target, "raw", pair.source)
