@@ -7,13 +7,13 @@ identify the disk, and a fingerprint that differs is news to show, not proof of 
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 from uuid import UUID
 
 from disks.image import Image
 from drcore.limits import IDENTITY_READ_BYTES_MAX
+from drcore.record import Record
 from drcore.units import ByteCount
 
 SECTOR: Final = 512
@@ -23,8 +23,7 @@ PARTITIONS_LISTED_MAX: Final = 128
 EXTENDED: Final = (0x05, 0x0F, 0x85)
 
 
-@dataclass(frozen=True, slots=True)
-class DiskIdentity:
+class DiskIdentity(Record):
     """Who a disk is; fingerprints are 16 hex digits, None where the disk has no partition table or file system."""
 
     disk_uuid: str | None
@@ -48,8 +47,7 @@ class NameKind(Enum):
     TEXT = "text"
 
 
-@dataclass(frozen=True, slots=True)
-class Superblock:
+class Superblock(Record):
     """Where a file system (or container) keeps its magic number and its names for itself; (offset, length) in bytes."""
 
     name: str
@@ -135,8 +133,7 @@ def _printable(raw: bytes) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(Record):
     """The partition table's own bytes (boot code left out) and where partitions begin, in bytes."""
 
     content: bytes

@@ -3,8 +3,6 @@
 import fcntl
 import json
 import os
-import secrets
-import shutil
 import signal
 import stat
 import threading
@@ -96,7 +94,7 @@ class Workplace:
                 self._claim()
             key, identifiers = self.path / "key", self.path / "identifiers"
             if not key.exists() or not identifiers.exists():
-                _write(key, secrets.token_bytes(32))
+                _write(key, os.urandom(32))
                 sync_directory(self.path.parent)  # what is overwritten will be kept in here, and nowhere else
                 _write(
                     identifiers, json.dumps({"item": str(uuid.uuid4()), "disk": str(uuid.uuid4())}).encode()
@@ -191,6 +189,8 @@ class Workplace:
                 sync_directory(path.parent)
             found = (self.path / UNDO).is_dir()
             if found:
+                import shutil  # here: it brings libraries that unpack archives
+
                 shutil.rmtree(self.path / UNDO)
             for path in cycles:
                 if json.loads(path.read_bytes()).get("published"):

@@ -14,7 +14,6 @@ tag. Associated data is the hash of the opening record followed by the header (d
 """
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from hmac import compare_digest
 from typing import Final
@@ -22,6 +21,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 
 from drcore.limits import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX
+from drcore.record import Record
 from wireproto.errors import FrameRefused, LimitExceeded, NotTheProtocol
 from wireproto.keys import (
     COMMITMENT_BYTES,
@@ -50,8 +50,7 @@ class FrameClass(IntEnum):
     REFUSAL = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Record):
     """The clear header of one frame."""
 
     frame_class: FrameClass

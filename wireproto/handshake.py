@@ -13,6 +13,7 @@ from typing import Final
 
 from drcore.errors import HomewardError
 from drcore.limits import DISK_BYTES_MAX, LANES_MAX
+from drcore.record import Record
 from drcore.secret import Secret
 from wireproto.errors import LimitExceeded, MessageRefused, NotProved, PeerReported, PeerVersion
 from wireproto.frame import VERSION
@@ -44,8 +45,7 @@ class Purpose(IntEnum):
     LANE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class DiskOffer:
+class DiskOffer(Record):
     """A disk that the agent wants to bring home: its UUID (16 bytes) and its size in bytes."""
 
     disk: bytes
@@ -68,8 +68,7 @@ class Hello:
     last_version: int = LAST_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(Record):
     """What the master target answers to a Hello whose proof matches."""
 
     version: int

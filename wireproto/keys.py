@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from drcore.limits import GIB
+from drcore.record import Record
 from drcore.secret import KEY_BYTES, Secret
 from wireproto.errors import SealingExhausted
 
@@ -57,8 +58,7 @@ def prove(key: Secret, *parts: bytes) -> bytes:
     return mac.digest()
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionSecret:
+class ConnectionSecret(Record):
     """What both ends of one connection know after the handshake."""
 
     secret: Secret

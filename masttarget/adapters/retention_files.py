@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -261,6 +260,8 @@ def _unlock(descriptor: int) -> None:
 
 def _remove_tree(path: Path) -> None:
     if path.is_dir():
+        import shutil  # here: it brings libraries that unpack archives
+
         shutil.rmtree(path)
 
 
