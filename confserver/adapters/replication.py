@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from confserver.adapters.role_process import Masttarget, agent_verb, failed, masttarget_verb, run
+from confserver.adapters.role_process import Masttarget, agent_verb, drop_points, failed, masttarget_verb, run
 from confserver.config import ReplicationConfig
 from confserver.errors import DatastoreUnmapped, JobCancelled, OtherDisk, RoleFailed, SourceUnknown
 from confserver.ports import CycleReport, DiskProof, Moved, ReplicaDisk, ReplicaOrder, Standing, Stopped
@@ -108,7 +108,9 @@ class LocalReplication:
         shutil.rmtree(self._place(order), ignore_errors=True)
 
     def forget(self, order: ReplicaOrder) -> None:
-        """As the port says; the master target keeps no points of published cycles."""
+        """As the port says. Errors: `RoleFailed` where somebody still reads from a point, or the volume is away."""
+        if self._config.retention is not None:
+            run([drop_points(self._write_masttarget(order), order.item)], _never, _unwatched)
         self.stop(order)
 
     # One session

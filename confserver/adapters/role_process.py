@@ -137,6 +137,12 @@ def masttarget_verb(verb: str, config: Path, *options: str, watched: bool = Fals
     return RoleVerb("master target", words, log, {}, status if watched else None)
 
 
+def drop_points(config: Path, item: str) -> RoleVerb:
+    """The item's recovery points go, all of them."""
+    words = [*_command("points", "drop", config), item, "--last", "--yes"]
+    return RoleVerb("master target", words, config.with_name("masttarget.log"), {}, None)
+
+
 def run(verbs: list[RoleVerb], stopped: Stopped, moved: Moved) -> list[dict[str, Any]]:
     """The reports of verbs that work at the same time. Errors: `JobCancelled`, those of `RoleVerb.report`."""
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
 import os
 import random
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,10 @@ def test_a_vm_comes_home_and_may_go_back_until_it_is_committed(lab: Lab) -> None
     )
     lab.write(chance, "data")
     lab.run("failback")
+    kept = lab.folder / "retention" / uuid.UUID(str(lab.ask("GET", "/items/web")["id"])).hex
+    assert list(kept.rglob("*.undo")), "there is a way back"
     lab.run("commit")
+    assert list(kept.rglob("*.undo")) == [], "a commit drops all points (R143)"
     assert (lab.state(), lab.azure.power("web"), lab.vcenter.vm("web")["power"]) == (
         "committed",
         "deallocated",
