@@ -236,7 +236,7 @@ class ServeFailed(HomewardError):
     what = "the point cannot be served at {address}"
     found = "{reason}"
     expected = "a free address of this machine"
-    remedy = "choose another address with --listen"
+    remedy = "choose another address with --listen, or remove the socket that a killed server has left there"
     address: str
     reason: str
 

@@ -40,9 +40,7 @@ class NbdServer:
         self._path = Path(address) if address.startswith("/") else None
         try:
             if self._path is not None:
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                self._socket.bind(address)
-                self._socket.listen()
+                self._socket = _listening_at(self._path)
                 self.uri = f"nbd+unix:///?socket={address}"
             else:
                 host, _, port = address.rpartition(":")
@@ -86,6 +84,19 @@ class NbdServer:
         finally:
             self._clients.discard(client)
             client.close()
+
+
+def _listening_at(path: Path) -> socket.socket:
+    """A new UNIX socket that only its owner may use: whoever may write to it reads the disk."""
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        found.bind(str(path))
+        path.chmod(0o600)  # before `listen` nobody gets in
+        found.listen()
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 class _Client:

@@ -1,6 +1,7 @@
 """A read-only NBD export: what need not be read, clients of both kinds of replies, and words that no client says."""
 
 import json
+import os
 import random
 import socket
 import struct
@@ -19,6 +20,7 @@ from drcore.units import ByteCount, ByteOffset
 from masttarget.adapters import nbd_words as words
 from masttarget.adapters.nbd import NbdServer
 from masttarget.adapters.nbd_words import Answer, Chunk, Command, Option
+from masttarget.errors_retention import ServeFailed
 
 MIB = 1024 * 1024
 SIZE = 16 * MIB + 512
@@ -248,6 +250,19 @@ def test_a_context_counts_only_with_structured_replies_and_for_the_export_it_was
         client.ask(Option.GO, export_name(b""))
         client.command(Command.BLOCK_STATUS, 0, 4096)
         assert client.chunk() == (Chunk.ERROR, struct.pack(">IH", words.EINVAL, 0))
+
+
+def test_a_socket_is_its_owners_and_one_that_was_left_is_told(tmp_path: Path, dice: random.Random) -> None:
+    before = os.umask(0)
+    try:
+        export = Export(tmp_path, dice)
+    finally:
+        os.umask(before)
+    assert export.address.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ServeFailed, match="a killed server has left"):
+        NbdServer(export.disk, str(export.address), export.errors.append)  # type: ignore[arg-type]
+    export.server.close()
+    assert not export.address.exists()
 
 
 def test_an_answer_about_a_torn_disk_ends_somewhere() -> None:
