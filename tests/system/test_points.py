@@ -101,6 +101,7 @@ def test_a_point_of_which_nothing_was_overwritten_yet_can_be_proved_and_exported
 
 
 def test_points_are_listed_proved_exported_and_gone_back_to(home: Home) -> None:
+    """R140: each of them, by every verb."""
     listed = home.points("list")["points"]
     assert isinstance(listed, list)
     assert [one["kind"] for one in listed] == ["as-found"] + ["crash-consistent"] * 3
@@ -156,6 +157,7 @@ def test_points_are_dropped_and_the_last_only_when_told_twice(home: Home) -> Non
 
 
 def test_a_point_is_served_to_other_programs_while_replication_goes_on(home: Home) -> None:
+    """R029, R066: the retention volume keeps it meanwhile."""
     socket = home.folder / "nbd.sock"
     process = start("points", "serve", home.item, "2", "--config", home.config, "--listen", socket, "--json")
     try:

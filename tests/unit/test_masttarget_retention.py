@@ -85,6 +85,7 @@ def test_a_day_of_points_every_five_minutes_keeps_the_window_and_finds_in_few_st
 
 
 def test_choices_are_those_of_a_failover() -> None:
+    """R142."""
     points = Points(ListFile(Path("/nonexistent/points")), ITEM.hex())
     for point in (
         a_point(1, 1000, Kind.AS_FOUND),
