@@ -20,6 +20,8 @@ from masttarget.errors_retention import ClockBackwards, PointsDamaged, PointUnkn
 VERSION: Final = 2
 _CHECKSUM_CHARACTERS: Final = 32
 _NO_CHAIN: Final = "0" * _CHECKSUM_CHARACTERS
+_DIGITS_MAX: Final = 20
+"""Of a sequence that somebody names: those of 2^64."""
 
 
 class Kind(Enum):
@@ -342,7 +344,8 @@ class Points:
             return self._newest(GOOD, len(self._points))
         if words == "latest-app-consistent":
             return self._newest((Kind.APP_CONSISTENT,), len(self._points))
-        if words.isdecimal() and (found := self.by_sequence(int(words))) is not None:
+        number = words.isdecimal() and len(words) <= _DIGITS_MAX
+        if number and (found := self.by_sequence(int(words))) is not None:
             return found
         named = [point for point in self._points if len(words) >= 4 and point.id.startswith(words.lower())]
         if len(named) == 1:
