@@ -129,8 +129,8 @@ def preflight(run: Any, item: str, verb: str, server: str, token_file: Path | No
     _answer(found, as_json, lambda: remote.show_preflight(found))
 
 
-def _verb(name: str, words: str) -> click.Command:
-    @click.command(name, help=words)
+def _verb(name: str, words: str, *options: click.Option) -> click.Command:
+    @click.command(name, help=words, params=list(options))
     @click.argument("item")
     @click.option("--plan", is_flag=True, help="Only tell what would be done; touches nothing.")
     @click.option("--wait", is_flag=True, help="Wait for the job and show its steps. Exit 1: it failed.")
@@ -163,7 +163,16 @@ VERBS = (
     _verb("reprotect", "Brings an item's disks at home up to date while its machine keeps running in Azure."),
     _verb("replicate", "Runs one more cycle of a protected item."),
     _verb(
-        "failback", "Stops the machine in Azure, brings the rest home, proves it and starts the VM at home."
+        "failback",
+        "Stops the machine in Azure, brings the rest home, proves it and starts the VM at home.",
+        click.Option(
+            ["--verify"],
+            type=click.Choice(["full"]),
+            default="full",
+            show_default=True,
+            expose_value=False,
+            help="What both roles read again for the proof, before the VM starts: all of both sides.",
+        ),
     ),
     _verb("commit", "Makes a failback final: what the VM at home wrote since stays."),
     _verb(

@@ -63,7 +63,8 @@ def test_one_machine_comes_home_by_the_command_alone(lab: Lab) -> None:
     assert (watched["verb"], watched["status"]) == ("reprotect", "done"), "Ctrl-C leaves the job alone"
     assert "next cycle" in homeward(lab, "items", "show", "web")
     lab.write(random.Random(9))
-    job = answer(lab, "failback", "web", "--wait")
+    job = answer(lab, "failback", "web", "--verify", "full", "--wait")
+    assert job["report"]["proof"]["verified"] == "full"
     assert job["status"] == "done"
     shown = homeward(lab, "jobs", "show", job["id"])
     assert "authenticated with the item's key" in shown
