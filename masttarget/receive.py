@@ -8,7 +8,7 @@ from uuid import UUID
 
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX, MASTTARGET_DISKS_MAX, REFERENCE_DISKS_MAX
+from drcore.limits import IDLE_SECONDS_MAX, MASTTARGET_DISKS_MAX, REFERENCE_DISKS_MAX
 from drcore.secret import Secret
 from masttarget.commit import Acknowledge
 from masttarget.config import DiskConfig
@@ -94,17 +94,6 @@ class Reception:
         self._published: dict[bytes, bytes] = {}
         self._stopping = threading.Event()
         self._groups.make_good((), self._end_cycle)
-        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._heart.start()
-
-    def _beat(self) -> None:
-        """Agents hear from this side often enough to know that it lives, and to notice bytes that were lost."""
-        while not self._stopping.wait(HEARTBEAT_SECONDS):
-            with self._lock:
-                found = [(link, session) for session in self._sessions.values() for link in session.links]
-            for link, session in found:
-                with suppress(HomewardError):
-                    link.send(SESSION_STREAM, Alive(session.waits()))
 
     def serve(self, link: Link, proved: Callable[[], None]) -> None:
         """The connection is over; `proved` was called when the peer had shown that it holds the key."""
@@ -280,6 +269,7 @@ class Reception:
         item = session.item
         published = self._published.get(item, bytes(16))
         session.primary.send(SESSION_STREAM, Opened(session.number, published, states))
+        session.begin_beat()
         session.begin_scan(threading.Thread(target=self._scan, args=(session,), name="scan", daemon=True))
         self._log("session began", peer=session.primary.peer, item=item.hex(), session=session.number)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from disks.errors import FlushFailed, ImageDamaged, ImageFull, NoSpace, ReadFailed, WriteFailed
 from drcore.clock import Clock
 from drcore.errors import HomewardError
-from drcore.limits import SESSION_LINKS_MAX
+from drcore.limits import HEARTBEAT_SECONDS, SESSION_LINKS_MAX
 from masttarget.errors import Diverged, JournalFailed, Stopping, TargetFailed
 from masttarget.opening import OpenDisk
 from masttarget.points import PointDisk
@@ -17,7 +17,7 @@ from wireproto.connection import SESSION_STREAM
 from wireproto.errors import ConnectionLost, LimitExceeded
 from wireproto.handshake import DiskOffer
 from wireproto.link import Link
-from wireproto.messages import DiskTotals, report_of
+from wireproto.messages import Alive, DiskTotals, report_of
 
 OF_A_DISK = (
     *(NoSpace, WriteFailed, FlushFailed, ReadFailed, ImageFull, ImageDamaged),
@@ -66,6 +66,8 @@ class Session:
     enrolled: bool = False
     """Whether the agent takes part in its replication group."""
     ended: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set with `ended`, for whoever sleeps."""
     reason: HomewardError | None = None
     """Why it ended, where that was no part of the dialogue."""
     failed: dict[int, HomewardError] = field(default_factory=dict)
@@ -168,11 +170,26 @@ class Session:
                 return
             self.ended, self.reason = True, error
             self.arrived.notify_all()
+        self.over.set()
         for link in tuple(self.links):  # one may leave meanwhile
             if error is None:
                 link.close()
             else:
                 part(link, error)
+
+    def begin_beat(self) -> None:
+        """The agent hears from this side often enough to know that it lives, and to notice bytes that were lost.
+
+        By a thread of the session's own: a peer that takes nothing must not make the others' peers fall silent.
+        """
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self.over.wait(HEARTBEAT_SECONDS):
+            for link in tuple(self.links):
+                if link.connection.running:
+                    with suppress(HomewardError):
+                        link.send(SESSION_STREAM, Alive(self.waits()))
 
     def begin_scan(self, scanner: threading.Thread) -> None:
         """The scan runs. Errors: what ended the session meanwhile."""

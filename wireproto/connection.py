@@ -196,6 +196,11 @@ class Connection:
         """This side has keys and has not ended the dialogue."""
         return bool(self._sealers) and self._sending is not Phase.ENDED
 
+    @property
+    def running(self) -> bool:
+        """This side has said that the session, or the lane, is open: from now on anything may be said."""
+        return self._sending is Phase.RUNNING
+
     def send(self, stream: int, message: Message, now: float) -> memoryview:
         """The sealed frame of `message`, lent until the next call; `now` is monotonic seconds."""
         size = 0

@@ -18,7 +18,7 @@ import pytest
 
 import agent.main
 import agent.sync
-import masttarget.receive
+import masttarget.session
 from agent.config import AgentConfig, Compression, SourceConfig
 from agent.main import Agent
 from disks import catalogue
@@ -313,7 +313,7 @@ def network() -> Iterator[Round]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agent.sync, "HEARTBEAT_SECONDS", 0.2)
-        patch.setattr(masttarget.receive, "HEARTBEAT_SECONDS", 0.2)
+        patch.setattr(masttarget.session, "HEARTBEAT_SECONDS", 0.2)
         yield one
 
 

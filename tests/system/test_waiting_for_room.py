@@ -13,6 +13,7 @@ import agent.adapters.tcp
 import agent.sync
 import masttarget.adapters.listen
 import masttarget.receive
+import masttarget.session
 from agent.main import Agent
 from agent.report import SyncReport
 from masttarget.ports import GOES_ON, WAITS
@@ -30,7 +31,7 @@ def test_a_full_retention_volume_is_waited_for_beyond_every_time_limit_of_the_li
 ) -> None:
     for module in (agent.adapters.tcp, masttarget.adapters.listen, masttarget.receive, agent.sync):
         monkeypatch.setattr(module, "IDLE_SECONDS_MAX", IDLE_SECONDS)
-    for module in (agent.sync, masttarget.receive):
+    for module in (agent.sync, masttarget.session):
         monkeypatch.setattr(module, "HEARTBEAT_SECONDS", IDLE_SECONDS / 4)
     source, target = tmp_path / "source.raw", tmp_path / "target.raw"
     source.write_bytes(dice.randbytes(24 * MIB))

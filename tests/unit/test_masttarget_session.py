@@ -7,14 +7,17 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import masttarget.session
 from agent.errors import Stopped
 from agent.main import Agent
 from disks.disk import Disk
 from drcore.errors import HomewardError
 from drcore.limits import SESSION_LINKS_MAX
+from drcore.secret import Secret
 from masttarget.adapters.files import LocalStore
 from masttarget.config import DiskConfig
 from masttarget.errors import Fenced
@@ -22,8 +25,10 @@ from masttarget.session import Session
 from tests.campaigns.attack import opened_pair
 from tests.system.command import wait_until
 from tests.system.roles import Pair, Site, no_retry
+from wireproto.connection import Connection
 from wireproto.errors import LimitExceeded
 from wireproto.link import Link
+from wireproto.messages import Alive, Message
 
 MIB = 1024 * 1024
 
@@ -53,6 +58,52 @@ def test_a_session_has_no_more_connections_than_it_may() -> None:
     assert len(session.links) == SESSION_LINKS_MAX
     theirs.close()
     link.close()
+
+
+class FakeLink:
+    """A peer's line: one that is not open yet, one that takes everything, or one that takes nothing."""
+
+    def __init__(self, *, running: bool, takes: bool) -> None:
+        self.connection = SimpleNamespace(running=running)
+        self.sent: list[Message] = []
+        self.beats = threading.Semaphore(0)
+        self._free = threading.Event()
+        if takes:
+            self._free.set()
+
+    def send(self, stream: int, message: Message) -> None:
+        assert self.connection.running, "a word before the opening"
+        self._free.wait(60)
+        self.sent.append(message)
+        self.beats.release()
+
+    def close(self) -> None:
+        self._free.set()
+
+
+def test_a_peer_that_takes_nothing_or_has_not_been_let_in_silences_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(masttarget.session, "HEARTBEAT_SECONDS", 0.01)
+    stuck, entering = FakeLink(running=True, takes=False), FakeLink(running=False, takes=True)
+    heard = FakeLink(running=True, takes=True)
+    sessions = [
+        Session(1, 1, links[0], (), [], links)  # type: ignore[arg-type]
+        for links in ([stuck], [entering, heard])
+    ]
+    for session in sessions:
+        session.begin_beat()
+    for _ in range(3):
+        assert heard.beats.acquire(timeout=10)
+    for session in sessions:
+        session.end(None)
+    assert (set(heard.sent), entering.sent) == ({Alive(waits=False)}, [])
+
+
+def test_a_connection_runs_from_the_opening_on() -> None:
+    assert not Connection(is_agent=False, shared=Secret(bytes(32))).running
+    _, connection = opened_pair(random.Random(3))
+    assert connection.running
 
 
 def test_a_slow_disk_holds_up_its_own_item_only(
