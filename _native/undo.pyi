@@ -35,7 +35,14 @@ def pack(
 
     Bit i of `blocks` is block i of `span` and block `first_block` + i of the disk. `chain` is the checksum of the
     record before. `mode` 0 stores, 1 compresses where that shrinks, 2 compresses where it saves at least 1 in 16 and a
-    sample gives hope of it. Returns (blocks still to do, position behind the last record, its checksum).
+    sample gives hope of it, 3 does that in half of the time and leaves half as much again. Returns (blocks still to
+    do, position behind the last record, its checksum).
+    """
+
+def chain(records: Buffer, durable: int, chain: Buffer) -> bytes:
+    """The records that `pack` made, behind any other one, now follow the one whose checksum is `chain`.
+
+    All of them tell of `durable` bytes. Returns the last one's checksum. ValueError: those are not whole records.
     """
 
 def scan(

@@ -14,7 +14,7 @@ cdef extern from "undo.h" nogil:
         UNDO_HEADER_BYTES
     ctypedef enum undo_mode:
         UNDO_NEVER
-        UNDO_AUTO
+        UNDO_QUICK
     ctypedef enum undo_codec:
         UNDO_ZEROES
     ctypedef enum undo_status:
@@ -35,6 +35,7 @@ cdef extern from "undo.h" nogil:
         size_t position
         uint8_t chain[16]
     uint64_t undo_pack(const undo_source *source, uint64_t blocks, undo_mode mode, undo_out *out)
+    bint undo_chain(const digest_kernel *kernel, uint8_t *bytes, size_t length, uint64_t durable, uint8_t *chain)
     ctypedef struct undo_record:
         uint64_t cycle
         uint64_t first_block
@@ -96,8 +97,8 @@ def pack(const uint8_t[::1] span not None, uint64_t first_block, uint64_t blocks
     check_bytes("chain", chain.shape[0], DIGEST_BYTES)
     if position > <size_t>out.shape[0]:
         raise ValueError(f"position {position} is beyond the {out.shape[0]} bytes of out")
-    if mode < UNDO_NEVER or mode > UNDO_AUTO:
-        raise ValueError(f"a mode is 0 (never), 1 (always) or 2 (auto), not {mode}")
+    if mode < UNDO_NEVER or mode > UNDO_QUICK:
+        raise ValueError(f"a mode is 0 (never), 1 (always), 2 (auto) or 3 (quick), not {mode}")
     source.kernel = best_kernel()
     source.span = start(span)
     source.length = span.shape[0]
@@ -111,6 +112,20 @@ def pack(const uint8_t[::1] span not None, uint64_t first_block, uint64_t blocks
     with nogil:
         blocks = undo_pack(&source, blocks, <undo_mode>mode, &records)
     return blocks, records.position, records.chain[:16]
+
+
+def chain(uint8_t[::1] records not None, uint64_t durable, const uint8_t[::1] chain not None):
+    cdef uint8_t last[16]
+    cdef uint8_t *first = start_out(records)
+    cdef size_t length = records.shape[0]
+    cdef bint whole
+    check_bytes("chain", chain.shape[0], DIGEST_BYTES)
+    memcpy(last, &chain[0], DIGEST_BYTES)
+    with nogil:
+        whole = undo_chain(best_kernel(), first, length, durable, last)
+    if not whole:
+        raise ValueError(f"{length} bytes that are not whole records")
+    return last[:16]
 
 
 def scan(const uint8_t[::1] data not None, size_t position, const uint8_t[::1] chain not None, uint64_t cycle_min,

@@ -4,24 +4,33 @@ A rollback is writes like any others: it has a cycle of its own, and undo record
 broken off and begun again as often as the power fails, because it only reads what its own cycle does not change.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import blake3
 
 from _native import compare, digest
 from disks.disk import Disk, ExtentKind
-from drcore.buffers import buffer
+from drcore.buffers import Pool, buffer
+from drcore.limits import SPARE_BUFFERS_MAX, UNDO_PIECE_BYTES
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, SPAN_BYTES, bit_runs, parts
-from masttarget.ahead import ahead
-from masttarget.undo import Undo
+from masttarget.ahead import in_order
+from masttarget.undo import PACKED_BYTES, UndoJournal
 from masttarget.view import PointView
 
-_WINDOW_SPANS: Final = 2
-"""Spans that are recorded before the first of them is written. Three windows are under way, 48 MiB with both contents:
-one is read, one recorded, and one written when its records are durable, each in a thread of its own."""
+_PIECE_BLOCKS: Final = UNDO_PIECE_BYTES // BLOCK_BYTES
+_THREADS: Final = 2
+"""Threads that read, compare and pack; packing is half of the work, and one more writes."""
+_PREPARED: Final = 4
+"""Pieces that are being read, compared and packed: each thread has its next."""
+_KEPT: Final = 24
+"""Pieces whose records are in the journal and that wait to be written: with the journal flushed after every 4 MiB, the
+records of the first of them are durable before the last one's come, and nobody waits for the medium."""
+_NOW: Final = Pool(UNDO_PIECE_BYTES, SPARE_BUFFERS_MAX)
 OnBytes = Callable[[int], None]
 """Told how many bytes were looked at; may raise to stop."""
 
@@ -35,75 +44,79 @@ class RolledBack:
 
 
 @dataclass(slots=True)
-class _Span:
-    """A span that goes back: its old content, what it holds now, and which of its blocks differ."""
+class _Piece:
+    """Blocks from `first` on that go back: their old contents, which of them differ now, and records of these."""
 
     content: memoryview
-    now: memoryview
-    span: int = 0
+    packed: memoryview
+    first: int = 0
+    blocks: int = 0
     differing: int = 0
+    missing: int = 0
+    packed_bytes: int = 0
 
 
-def roll_back(disk: Disk, view: PointView, undo: Undo, on_bytes: OnBytes) -> RolledBack:
+def roll_back(disk: Disk, view: PointView, undo: UndoJournal, on_bytes: OnBytes) -> RolledBack:
     """The disk holds the point's content, durably; what it held before can be gone back to.
 
     Errors: those of the disk and of the journal; run again, it goes on.
     """
     done = RolledBack()
-    with (
-        closing(ahead(_windows(disk, view))) as windows,
-        closing(ahead(_kept(windows, undo, view.size))) as kept,
-    ):
-        for window in kept:
-            _write(disk, view, undo, window, done, on_bytes)
+    prepare = partial(_prepare, disk, view, undo)
+    kept: deque[_Piece] = deque()
+    with closing(in_order(_pieces(view), prepare, _THREADS, _PREPARED)) as prepared:
+        for piece in prepared:
+            if piece.missing:
+                undo.keep(piece.first, piece.missing, piece.packed[: piece.packed_bytes])
+            kept.append(piece)
+            if len(kept) == _KEPT:
+                _write(disk, view, undo, kept.popleft(), done, on_bytes)
+        for piece in kept:
+            _write(disk, view, undo, piece, done, on_bytes)
     disk.flush()
     return done
 
 
-def _kept(windows: Iterator[list[_Span]], undo: Undo, size: int) -> Iterator[list[_Span]]:
-    """The same windows; what the disk holds in their place is in the journal, and soon durable."""
-    for window in windows:
-        for one in window:
-            undo.expect(one.span * SPAN_BLOCKS, one.differing, one.now[: size - one.span * SPAN_BYTES])
-        yield window
-
-
-def _windows(disk: Disk, view: PointView) -> Iterator[list[_Span]]:
-    """Spans of which some blocks differ, in the order of the disk. The last three windows that were given stay."""
-    bitmaps = bytearray(SPAN_BLOCKS * 2)
-    spare = [_Span(buffer(SPAN_BYTES), buffer(SPAN_BYTES)) for _ in range(3 * _WINDOW_SPANS)]
-    window: list[_Span] = []
+def _pieces(view: PointView) -> Iterator[_Piece]:
+    """What the journal has older content of, in the order of the disk. The last that were given stay as they are."""
+    spare: list[_Piece] = []
     turn = 0
     for span, bits in view.changed():
-        one = spare[turn % len(spare)]
-        one.span, one.differing = span, _differing(disk, view, span, bits, one.now, one.content, bitmaps)
-        if one.differing:
-            window.append(one)
+        for piece in range(0, SPAN_BLOCKS, _PIECE_BLOCKS):
+            blocks = bits >> piece & ((1 << _PIECE_BLOCKS) - 1)
+            if not blocks:
+                continue
+            if turn < _PREPARED + _KEPT:
+                spare.append(_Piece(buffer(UNDO_PIECE_BYTES), buffer(PACKED_BYTES)))
+            one = spare[turn % len(spare)]
+            one.first, one.blocks = span * SPAN_BLOCKS + piece, blocks
+            yield one
             turn += 1
-        if len(window) == _WINDOW_SPANS:
-            yield window
-            window = []
-    yield window
 
 
-def _differing(
-    disk: Disk,
-    view: PointView,
-    span: int,
-    bits: int,
-    now: memoryview,
-    then: memoryview,
-    bitmaps: bytearray,
-) -> int:
-    """Which blocks do not hold yet what they held at the point; `now` has what they hold, `then` what they held."""
-    start = span * SPAN_BYTES
-    length = min(SPAN_BYTES, view.size - start)
-    view.old_contents(span * SPAN_BLOCKS, bits, then[:length])
+def _prepare(disk: Disk, view: PointView, undo: UndoJournal, one: _Piece) -> _Piece:
+    """It is known what the blocks held, which of them hold something else now, and what that is is packed."""
+    start = one.first * BLOCK_BYTES
+    length = min(UNDO_PIECE_BYTES, view.size - start)
+    view.old_contents(one.first, one.blocks, one.content[:length])
+    with _NOW.lend() as now:
+        one.differing = _differing(disk, start, one.blocks, one.content[:length], now[:length])
+        shift = one.first % SPAN_BLOCKS
+        one.missing = one.differing & ~(undo.has(one.first - shift, one.differing << shift) >> shift)
+        if one.missing:
+            # Somebody waits for a rollback, and there are few: time matters more than room.
+            packed = undo.pack(one.first, one.missing, now[:length], one.packed, quick=True)
+            one.packed_bytes = len(packed)
+    return one
+
+
+def _differing(disk: Disk, start: int, blocks: int, then: memoryview, now: memoryview) -> int:
+    """Which blocks do not hold yet what they held at the point, `then`; `now` has what they hold."""
     differing = 0
-    for first, count in bit_runs(bits):
-        begin, end = first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, length)
+    for first, count in bit_runs(blocks):
+        begin, end = first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, len(then))
         disk.read(start + begin, now[begin:end])
-        found = memoryview(bitmaps)[: count * 2]
+        found = memoryview(bytearray(count * 2))
         compare.compare_sectors(then[begin:end], now[begin:end], found)
         for index, sectors in enumerate(found.cast("H")):
             if sectors:
@@ -112,21 +125,20 @@ def _differing(
 
 
 def _write(
-    disk: Disk, view: PointView, undo: Undo, window: list[_Span], done: RolledBack, on_bytes: OnBytes
+    disk: Disk, view: PointView, undo: UndoJournal, one: _Piece, done: RolledBack, on_bytes: OnBytes
 ) -> None:
-    for one in window:
-        start = one.span * SPAN_BYTES
-        length = min(SPAN_BYTES, view.size - start)
-        for first, count in bit_runs(one.differing):
-            undo.before_overwrite(one.span * SPAN_BLOCKS + first, count)
-            begin, end = first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, length)
-            if digest.is_zero(one.content[begin:end]):
-                disk.zero(start + begin, end - begin)
-            else:
-                disk.write(start + begin, one.content[begin:end])
-            done.blocks_changed += count
-            done.bytes_written += end - begin
-        on_bytes(start + length)
+    start = one.first * BLOCK_BYTES
+    length = min(UNDO_PIECE_BYTES, view.size - start)
+    for first, count in bit_runs(one.differing):
+        undo.before_overwrite(one.first + first, count)
+        begin, end = first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, length)
+        if digest.is_zero(one.content[begin:end]):
+            disk.zero(start + begin, end - begin)
+        else:
+            disk.write(start + begin, one.content[begin:end])
+        done.blocks_changed += count
+        done.bytes_written += end - begin
+    on_bytes(start + length)
 
 
 def root_of(disk: Disk, size: int, secret: bytes, on_bytes: OnBytes) -> str:

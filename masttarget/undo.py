@@ -20,6 +20,7 @@ from drcore.limits import SEGMENT_BYTES, SPARE_BUFFERS_MAX, UNDO_FLUSH_BYTES, UN
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, bit_runs, parts
 from masttarget.segments import (
     HEADER_BYTES,
+    NO_CHAIN,
     Head,
     Note,
     Reached,
@@ -37,8 +38,11 @@ _SPAN_BITS: Final = struct.Struct("<Q")
 _PIECE_BLOCKS: Final = UNDO_PIECE_BYTES // BLOCK_BYTES
 _PIECE_BITS: Final = (1 << _PIECE_BLOCKS) - 1
 _AUTO: Final = 2
+_QUICK: Final = 3
 _PIECES: Final = Pool(UNDO_PIECE_BYTES, SPARE_BUFFERS_MAX)
-_PACKED: Final = Pool(UNDO_PIECE_BYTES + _PIECE_BLOCKS * undo.HEADER_BYTES, SPARE_BUFFERS_MAX)
+PACKED_BYTES: Final = UNDO_PIECE_BYTES + _PIECE_BLOCKS * undo.HEADER_BYTES
+"""Records of a piece, of whatever content."""
+_PACKED: Final = Pool(PACKED_BYTES, SPARE_BUFFERS_MAX)
 """Buffers of all disks: old content as it is read, and as it goes into a segment."""
 
 Read = Callable[[int, memoryview], None]
@@ -181,8 +185,6 @@ class UndoJournal:
                 if wanted:
                     content = span[piece * BLOCK_BYTES : (piece + _PIECE_BLOCKS) * BLOCK_BYTES]
                     self._keep(first_block + piece, wanted, content)
-            if self._written - self._flushing >= UNDO_FLUSH_BYTES:
-                self._flush_soon()
 
     def before_overwrite(self, first: int, count: int) -> None:
         """See `Undo`. Errors: `RetentionFull`, `RetentionFailed`, those of `Disk.read`."""
@@ -224,20 +226,38 @@ class UndoJournal:
             self._keep(first_block + piece, wanted, content[:length])
 
     def _keep(self, first_block: int, wanted: int, content: memoryview) -> None:
-        left = wanted
         with _PACKED.lend() as out:
-            while left:
-                self._ready()
-                left, at, chain = undo.pack(
-                    content, first_block, left, self.cycle, self._told(), self._chain, out, 0, _AUTO
-                )
-                self._append(out[:at])
-                self._chain = chain
-        span = first_block // SPAN_BLOCKS
-        (recorded,) = _SPAN_BITS.unpack_from(self._recorded, span * _SPAN_BITS.size)
-        recorded |= wanted << first_block % SPAN_BLOCKS
-        _SPAN_BITS.pack_into(self._recorded, span * _SPAN_BITS.size, recorded)
-        self._pending[span] = self._written
+            self.keep(first_block, wanted, self.pack(first_block, wanted, content, out))
+
+    def pack(
+        self, first_block: int, wanted: int, content: memoryview, out: memoryview, *, quick: bool = False
+    ) -> memoryview:
+        """Records of the blocks (bits of a piece) for `keep`, in `out` (`PACKED_BYTES`). Any thread may.
+
+        `quick`: in less time, into more bytes.
+        """
+        mode = _QUICK if quick else _AUTO
+        left, at, _ = undo.pack(content, first_block, wanted, self.cycle, 0, NO_CHAIN, out, 0, mode)
+        assert not left
+        return out[:at]
+
+    def keep(self, first_block: int, wanted: int, records: memoryview) -> None:
+        """What `pack` made of these blocks, which had no record in the cycle, is in the journal, and soon durable.
+
+        Errors: `RetentionFull`, `RetentionFailed`.
+        """
+        with self._busy:
+            self._ready()
+            chain = undo.chain(records, self._told(), self._chain)
+            self._append(records)
+            self._chain = chain
+            span = first_block // SPAN_BLOCKS
+            (recorded,) = _SPAN_BITS.unpack_from(self._recorded, span * _SPAN_BITS.size)
+            recorded |= wanted << first_block % SPAN_BLOCKS
+            _SPAN_BITS.pack_into(self._recorded, span * _SPAN_BITS.size, recorded)
+            self._pending[span] = self._written
+            if self._written - self._flushing >= UNDO_FLUSH_BYTES:
+                self._flush_soon()
 
     def note(self, note: dict[str, Any], cycle: int) -> None:
         """The note stands in the journal, not yet durable."""

@@ -11,7 +11,8 @@ from typing import Final
 
 from _native import undo
 from disks.disk import Disk, Extent, ExtentKind, Format
-from drcore.buffers import buffer
+from drcore.buffers import Pool, buffer
+from drcore.limits import SPARE_BUFFERS_MAX
 from drcore.units import BLOCK_BYTES, SPAN_BLOCKS, SPAN_BYTES, ByteCount, ByteOffset, bit_runs, parts
 from masttarget.errors_retention import SegmentDamaged
 from masttarget.segments import (
@@ -23,6 +24,7 @@ from masttarget.segments import (
     Walk,
     Wanted,
     first_needed,
+    place,
     placed,
 )
 from masttarget.undo import Identity
@@ -32,10 +34,14 @@ _ZEROES: Final = bytes(SPAN_BLOCKS * 8)
 _READ_BYTES: Final = 1 << 20
 """How far apart the first and the last record of one read may begin: one read is cheaper than many, and stays in the
 cache of a core."""
+_WINDOWS: Final = Pool(_READ_BYTES + _RECORD_BYTES_MAX, SPARE_BUFFERS_MAX)
 
 
 class PointView:
-    """See the module. A read-only disk of the point's size; one thread at a time may use it."""
+    """See the module. A read-only disk of the point's size; one thread at a time may use it as one.
+
+    `old_contents` may be called by any number of threads where nobody uses the disk.
+    """
 
     format = Format.RAW
     grain_size: ByteCount | None = None
@@ -51,9 +57,7 @@ class PointView:
         self._live = live
         self._blocks = parts(identity.data_bytes, BLOCK_BYTES)
         self._places = memoryview(mmap.mmap(-1, max(self._blocks, 1) * 8)).cast("Q")
-        self._block = buffer(BLOCK_BYTES)
         self._edge = buffer(BLOCK_BYTES)
-        self._records = buffer(_READ_BYTES + _RECORD_BYTES_MAX)
         self._tail = (0, 0)
         self._sizes: dict[int, int] = {}
         self._load()
@@ -109,26 +113,34 @@ class PointView:
         Records that lie near each other are read at once, each is decoded once.
         """
         places = self._places[first : first + bits.bit_length()]
-        for run in _runs(places, bits):
-            low, high = (run & -run).bit_length() - 1, run.bit_length() - 1
-            segment, begin = placed(places[low])
-            window = self._records[: placed(places[high])[1] - begin + _RECORD_BYTES_MAX]
-            data = window[: self._segments.read_into(segment, begin, window)]
-            end = min(self._recorded_bytes(segment), self.size) // BLOCK_BYTES - first
-            whole = run & ((1 << min(max(end, 0), SPAN_BLOCKS)) - 1)
-            left = run & ~whole | undo.unpack(data, places[low], places, first, whole, into)
-            for start, count in bit_runs(left):  # short, or for `_decode` to say what is wrong
-                for block in range(first + start, first + start + count):
-                    offset = placed(self._places[block])[1]
-                    begins = (block - first) * BLOCK_BYTES
-                    size = min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
-                    self._decode(data, segment, begin, offset, block, into[begins : begins + size])
+        with _WINDOWS.lend() as window:
+            for run in _runs(places, bits):
+                low, high = (run & -run).bit_length() - 1, run.bit_length() - 1
+                segment, begin = placed(places[low])
+                length = placed(places[high])[1] - begin + _RECORD_BYTES_MAX
+                data = window[: self._segments.read_into(segment, begin, window[:length])]
+                self._unpack(data, segment, begin, first, run, into)
+
+    def _unpack(
+        self, data: memoryview, segment: int, begin: int, first: int, run: int, into: memoryview
+    ) -> None:
+        """As `old_contents`, of blocks whose records are all in `data`, which is the segment's from `begin` on."""
+        end = min(self._recorded_bytes(segment), self.size) // BLOCK_BYTES - first
+        whole = run & ((1 << min(max(end, 0), SPAN_BLOCKS)) - 1)
+        places = self._places[first : first + run.bit_length()]
+        left = run & ~whole | undo.unpack(data, place(segment, begin), places, first, whole, into)
+        for start, count in bit_runs(left):  # short, or for `_decode` to say what is wrong
+            for block in range(first + start, first + start + count):
+                offset = placed(self._places[block])[1]
+                low = (block - first) * BLOCK_BYTES
+                size = min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
+                self._decode(data, segment, begin, offset, block, into[low : low + size])
 
     def _decode(
         self, data: memoryview, segment: int, begin: int, offset: int, block: int, into: memoryview
     ) -> None:
         """`into`, of the block's size, holds the content in the record at `offset`; `data` is from `begin` on."""
-        out = into if len(into) == BLOCK_BYTES else self._block
+        out = into if len(into) == BLOCK_BYTES else buffer(BLOCK_BYTES)
         try:
             cycle, _, _, length, _ = undo.content(data, offset - begin, out)
         except ValueError as error:
@@ -251,17 +263,17 @@ def _within(begin: int, end: int, span: int) -> int:
 
 def _runs(places: memoryview, bits: int) -> Iterator[int]:
     """The blocks (bits) in parts, ascending, such that the records of each lie in one read."""
-    run = begin = place = 0
+    run = begin = here = 0
     while bits:
         low = bits & -bits
         bits ^= low
-        previous, place = place, places[low.bit_length() - 1]
+        previous, here = here, places[low.bit_length() - 1]
         # Of one segment: the places differ in their offsets alone, and no segment is so long as to hide that.
-        if run and not (previous <= place < begin + _READ_BYTES and place >> 32 == begin >> 32):
+        if run and not (previous <= here < begin + _READ_BYTES and here >> 32 == begin >> 32):
             yield run
             run = 0
         if not run:
-            begin = place
+            begin = here
         run |= low
     if run:
         yield run

@@ -24,6 +24,9 @@ static const uint8_t SECRET[DIGEST_SECRET_BYTES] = {
 #define SAMPLE_PIECE_BYTES 1024
 #define SAMPLE_BYTES (SAMPLE_PIECES * SAMPLE_PIECE_BYTES)
 #define ACCELERATION 4
+/* 1.4 GB/s instead of 0.58, and 0.71 of the bytes are left instead of 0.47 (programs and libraries, one core). A block
+ * that does not shrink costs no more than a sample of it would. */
+#define ACCELERATION_QUICK 64
 
 static uint64_t load(const uint8_t *at, size_t bytes)
 {
@@ -72,8 +75,9 @@ static size_t compress(const uint8_t *raw, size_t length, undo_mode mode, uint8_
 {
     if (mode == UNDO_NEVER || length < 64 || (mode == UNDO_AUTO && !looks_compressible(raw, length)))
         return 0;
-    int room = (int)(mode == UNDO_AUTO ? length - length / 16 : length - 1);
-    int packed = LZ4_compress_fast((const char *)raw, (char *)to, (int)length, room, ACCELERATION);
+    int room = (int)(mode == UNDO_ALWAYS ? length - 1 : length - length / 16);
+    int gear = mode == UNDO_QUICK ? ACCELERATION_QUICK : ACCELERATION;
+    int packed = LZ4_compress_fast((const char *)raw, (char *)to, (int)length, room, gear);
     return packed > 0 ? (size_t)packed : 0;
 }
 
@@ -130,6 +134,23 @@ uint64_t undo_pack(const undo_source *source, uint64_t blocks, undo_mode mode, u
         blocks &= ~(UINT64_C(1) << i);
     }
     return blocks;
+}
+
+bool undo_chain(const digest_kernel *kernel, uint8_t *bytes, size_t length, uint64_t durable,
+                uint8_t chain[DIGEST_BYTES])
+{
+    while (length > 0) {
+        if (length < UNDO_HEADER_BYTES || load(bytes + 52, 4) > length - UNDO_HEADER_BYTES)
+            return false;
+        size_t whole = UNDO_HEADER_BYTES + (size_t)load(bytes + 52, 4);
+        memcpy(bytes + 16, chain, DIGEST_BYTES);
+        store(bytes + 64, 8, durable);
+        undo_checksum(kernel, bytes + DIGEST_BYTES, whole - DIGEST_BYTES, bytes);
+        memcpy(chain, bytes, DIGEST_BYTES);
+        bytes += whole;
+        length -= whole;
+    }
+    return true;
 }
 
 undo_status undo_parse(const digest_kernel *kernel, const uint8_t *bytes, size_t length, size_t position,

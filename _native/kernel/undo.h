@@ -26,7 +26,7 @@
 #define UNDO_KIND_CONTENT 1
 
 typedef enum { UNDO_STORED = 0, UNDO_LZ4 = 1, UNDO_ZEROES = 2 } undo_codec;
-typedef enum { UNDO_NEVER = 0, UNDO_ALWAYS = 1, UNDO_AUTO = 2 } undo_mode;
+typedef enum { UNDO_NEVER = 0, UNDO_ALWAYS = 1, UNDO_AUTO = 2, UNDO_QUICK = 3 } undo_mode;
 
 typedef enum {
     UNDO_OK,
@@ -80,6 +80,12 @@ typedef struct {
 /* Reads and proves the record at `position` <= `length`. With UNDO_OK (of kind 1) or UNDO_OTHER all fields hold. */
 undo_status undo_parse(const digest_kernel *kernel, const uint8_t *bytes, size_t length, size_t position,
                        undo_record *record);
+
+/* Gives the records in `bytes`, which undo_pack made with any chain, their place behind another: the first gets
+ * `chain`, each the checksum of the one before, and all of them `durable`. `chain` becomes the last one's checksum.
+ * Answers whether the bytes are whole records; what comes before one that is not has its place. */
+bool undo_chain(const digest_kernel *kernel, uint8_t *bytes, size_t length, uint64_t durable,
+                uint8_t chain[DIGEST_BYTES]);
 
 /* What a scan notes: for blocks below `blocks`, of cycles from `cycle_min` to `cycle_max`, where no older record was
  * seen before. Both arrays may be NULL. */

@@ -1,6 +1,8 @@
 """Reading and writing what was: any part of a point at any offset, each block of a rollback once, one step ahead."""
 
+import itertools
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,10 @@ import pytest
 from disks.disk import Extent, ExtentKind
 from drcore.units import BLOCK_BYTES
 from masttarget.adapters.segment_files import SegmentFiles
-from masttarget.ahead import ahead
+from masttarget.ahead import ahead, in_order
 from masttarget.reading_points import export
 from masttarget.rollback import roll_back
+from masttarget.undo import UndoJournal
 from masttarget.view import PointView
 from tests.fault.media import MemoryDisk
 from tests.unit.test_masttarget_undo import SIZE, Bench
@@ -101,3 +104,68 @@ def test_what_is_made_ahead_comes_in_order_and_errors_in_their_place() -> None:
     with pytest.raises(ZeroDivisionError):
         found.extend(ahead(steps(50)))
     assert found == list(range(1, 50))
+
+
+def test_what_several_threads_make_comes_in_order_and_errors_in_their_place() -> None:
+    begun: list[int] = []
+
+    def work(task: int) -> int:
+        begun.append(task)
+        return 100 // (40 - task)
+
+    found: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        found.extend(in_order(range(60), work, 3, 5))
+    assert found == [100 // (40 - task) for task in range(40)]
+    assert max(begun) <= 40 + 5
+
+
+def test_who_stops_asking_leaves_no_thread_behind() -> None:
+    going = in_order(itertools.count(), lambda task: (task, threading.current_thread()), 2, 4)
+    assert next(going)[0] == 0
+    number, thread = next(going)
+    going.close()
+    assert number == 1
+    assert not thread.is_alive()
+
+
+def test_a_rollback_keeps_each_block_durably_before_it_writes_it(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, dice)
+    contents = bench.cycles(3, writes=100)
+    before = bench.disk.content()
+    durable = [0, 0]
+    flush, write = SegmentFiles.flush, bench.disk.write
+
+    def flushed(self: SegmentFiles) -> None:
+        end = bench.journal._end
+        flush(self)
+        durable[:] = max(tuple(durable), end)
+
+    def written(offset: int, data: memoryview) -> None:
+        """What a reader would make of the journal up to what was flushed has the blocks' old content."""
+        for block in range(offset // BLOCK_BYTES, (offset + len(data) - 1) // BLOCK_BYTES + 1):
+            segment, at = recorded[block]
+            assert (segment, at) < tuple(durable), block
+        write(offset, data)
+
+    recorded: dict[int, tuple[int, int]] = {}
+    keep = UndoJournal.keep
+
+    def kept(self: UndoJournal, first_block: int, wanted: int, records: memoryview) -> None:
+        keep(self, first_block, wanted, records)
+        segment, end = self._end
+        for index in range(wanted.bit_length()):
+            if wanted >> index & 1:
+                assert first_block + index not in recorded, "once in a cycle"
+                recorded[first_block + index] = segment, end - 1
+
+    monkeypatch.setattr(SegmentFiles, "flush", flushed)
+    monkeypatch.setattr(UndoJournal, "keep", kept)
+    monkeypatch.setattr(bench.disk, "write", written)
+    monkeypatch.setattr(bench.disk, "zero", lambda at, length: written(at, memoryview(bytes(length))))
+    view = PointView(bench.disk, SegmentFiles(bench.folder), bench.identity, 0)
+    assert roll_back(bench.disk, view, bench.journal, lambda position: None).blocks_changed > 50
+    assert bench.disk.content() == contents[0]
+    assert bench.at(3) == before

@@ -488,3 +488,28 @@ def test_a_record_that_is_whole_at_the_second_look_is_no_damage(bench: Bench) ->
     walk.run(1, None)
     assert walk.reached.offset == bench.segment(last).stat().st_size
     assert bench.at(0) == contents[0]
+
+
+def test_records_that_were_packed_apart_are_chained_as_if_packed_in_a_row(dice: random.Random) -> None:
+    span, records, _ = _packed(dice)
+    before, out = dice.randbytes(16), memoryview(bytearray(2 << 20))
+    _, end, last = native.pack(span, 100, (1 << 20) - 1, 7, 4321, before, out, 0, 2)
+    assert native.chain(records, 4321, before) == last
+    assert records == out[:end]
+    assert native.chain(records[:0], 4321, before) == before
+    with pytest.raises(ValueError, match="whole records"):
+        native.chain(records[: dice.randrange(1, 72)], 0, before)
+    with pytest.raises(ValueError, match="whole records"):
+        native.chain(records[:-1], 0, before)
+
+
+def test_the_quick_gear_reads_as_the_other_does(dice: random.Random) -> None:
+    span, careful, _ = _packed(dice)
+    out = memoryview(bytearray(2 << 20))
+    left, end, _ = native.pack(span, 0, (1 << 20) - 1, 7, 0, bytes(16), out, 0, 3)
+    places = memoryview(bytearray(8 * 20)).cast("Q")
+    native.scan(out[:end], 0, bytes(16), 0, 9, 20, places, None, 72)
+    found = bytearray(len(span))
+    assert (left, native.unpack(out[:end], 72, places, 0, (1 << 20) - 1, found)) == (0, 0)
+    assert found == span
+    assert len(careful) <= end <= len(careful) + 20 * 600
