@@ -101,18 +101,21 @@ def _line(standing: Standing, rate: float, left: float | None) -> str:
 @contextmanager
 def progress(standing: Callable[[], Standing]) -> Iterator[None]:
     """While the block runs, stderr shows where it stands: a live bar on a terminal, else a line every ten seconds."""
-    over = threading.Event()
+    over, failed = threading.Event(), threading.Event()
     show = _bar if sys.stderr.isatty() else _lines
-    thread = threading.Thread(target=show, args=(standing, over), name="progress", daemon=True)
+    thread = threading.Thread(target=show, args=(standing, over, failed), name="progress", daemon=True)
     thread.start()
     try:
         yield
+    except BaseException:
+        failed.set()
+        raise
     finally:
         over.set()
         thread.join()
 
 
-def _lines(standing: Callable[[], Standing], over: threading.Event) -> None:
+def _lines(standing: Callable[[], Standing], over: threading.Event, _: threading.Event) -> None:
     rate = _Rate()
     rate.add(time.monotonic(), standing())
     told = time.monotonic()
@@ -124,7 +127,7 @@ def _lines(standing: Callable[[], Standing], over: threading.Event) -> None:
     standing()
 
 
-def _bar(standing: Callable[[], Standing], over: threading.Event) -> None:
+def _bar(standing: Callable[[], Standing], over: threading.Event, failed: threading.Event) -> None:
     # Imported here: a script never pays for it.
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -143,9 +146,15 @@ def _bar(standing: Callable[[], Standing], over: threading.Event) -> None:
             last = over.wait(FRAME_SECONDS)
             now = standing()
             speed, left = rate.add(time.monotonic(), now)
-            eta = "done" if last else f"ETA {duration(left)}" if left is not None else "ETA unknown"
+            eta = f"ETA {duration(left)}" if left is not None else "ETA unknown"
+            total, done = now.total, now.done
+            if last:
+                good = done >= total and not failed.is_set()
+                eta = "done" if good else "stopped"
+                if good and not total:
+                    total = done = 1  # nothing was to be done, and all of it is
             words = f"{size(now.moved)}  {size(speed)}/s  {eta}"
-            bar.update(task, total=max(now.total, 1), completed=now.done, description=now.label, words=words)
+            bar.update(task, total=max(total, 1), completed=done, description=now.label, words=words)
             if last:
                 return
 

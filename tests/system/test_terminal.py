@@ -3,6 +3,7 @@
 import os
 import pty
 import random
+import re
 import select
 import subprocess
 import sys
@@ -66,6 +67,20 @@ def test_a_yes_to_the_question_syncs(tmp_path: Path) -> None:
     code, seen = _on_a_terminal("sync", source, target, typed=b"y\n")
     assert code == 0, seen
     assert target.read_bytes() == source.read_bytes()
+
+
+def test_the_bar_ends_full_when_all_is_done_and_stopped_when_it_is_not(tmp_path: Path) -> None:
+    source = _file_system(tmp_path / "s.raw", "fromafar")
+    equal, small = tmp_path / "t.raw", tmp_path / "u.raw"
+    equal.write_bytes(source.read_bytes())
+    small.write_bytes(bytes(MIB))
+    code, seen = _on_a_terminal("sync", source, equal, typed=b"y\n")
+    assert (code, re.findall(r"(\d+) %", seen)[-1]) == (0, "100"), seen
+    assert re.search(r"B/s +done", seen), seen
+    code, seen = _on_a_terminal("sync", source, small, typed=b"y\n")
+    assert code == 2, seen
+    assert re.search(r"B/s +stopped", seen), seen
+    assert "done" not in seen
 
 
 def test_a_result_that_stdout_does_not_take_is_a_coded_error(tmp_path: Path, dice: random.Random) -> None:
