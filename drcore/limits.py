@@ -36,6 +36,9 @@ COMMIT_BYTES: Final = 16 * MIB
 sending goes on while a flush is under way."""
 COMMIT_SECONDS: Final = 0.25
 """… or after so long, so that a checkpoint is never older than a second."""
+COMMIT_RUNS_MAX: Final = 64 * 1024
+"""Changed runs of blocks that wait to be made durable; at so many the master target applies no more of the disk. 10 MiB
+of memory, where a frame of zeroes of 64 KiB tells of 4,096 of them."""
 QUEUE_EVENTS_MAX: Final = 256
 """Events between two loops of a role; a full queue makes the producer wait."""
 DIGEST_BLOCKS_IN_MEMORY_MAX: Final = 4 * 1024 * 1024

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from disks.disk import Disk
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import COMMIT_BYTES, COMMIT_SECONDS
+from drcore.limits import COMMIT_BYTES, COMMIT_RUNS_MAX, COMMIT_SECONDS
 from masttarget.journal import AppliedFrame, Journal, undo_mark
 from masttarget.target import Applied
 
@@ -24,7 +24,13 @@ class _Batch:
     frames: list[AppliedFrame] = field(default_factory=list)
     due: dict[Acknowledge, dict[int, int]] = field(default_factory=dict)
     written_bytes: int = 0
+    runs: int = 0
+    """Of blocks, and one for each frame."""
     since: float = 0.0
+
+    @property
+    def full(self) -> bool:
+        return self.written_bytes >= COMMIT_BYTES or self.runs >= COMMIT_RUNS_MAX
 
 
 class GroupCommit:
@@ -56,8 +62,13 @@ class GroupCommit:
     def add(
         self, session: int, stream: int, sequence: int, applied: Applied, acknowledge: Acknowledge
     ) -> None:
-        """The frame's effects will be made durable and acknowledged. Errors: the failure that stopped the disk."""
+        """The frame's effects will be made durable and acknowledged. Errors: the failure that stopped the disk.
+
+        Waits while the medium is behind: what an agent sends faster has to stay in its line, not in our memory.
+        """
         with self._changed:
+            while self._batch.runs >= COMMIT_RUNS_MAX and self.failure is None and not self._ended:
+                self._changed.wait()
             self._raise_failure()
             batch = self._batch
             if not batch.due:
@@ -66,7 +77,8 @@ class GroupCommit:
             batch.frames.append(AppliedFrame(session, stream, sequence, tuple(applied.runs)))
             batch.due.setdefault(acknowledge, {})[stream] = sequence
             batch.written_bytes += applied.written_bytes
-            if batch.written_bytes >= COMMIT_BYTES:
+            batch.runs += 1 + len(applied.runs)
+            if batch.full:
                 self._changed.notify_all()
 
     def settle(self, *, whole: bool = False) -> None:
@@ -104,7 +116,7 @@ class GroupCommit:
         if not batch.due:
             self._changed.wait()
             return False
-        if self._urgent or self._stopping or batch.written_bytes >= COMMIT_BYTES:
+        if self._urgent or self._stopping or batch.full:
             return True
         rest = batch.since + COMMIT_SECONDS - self._clock.monotonic()
         if rest <= 0:
@@ -123,6 +135,7 @@ class GroupCommit:
                 batch, self._batch = self._batch, _Batch()
                 whole, self._whole = self._whole, False
                 self._committing = True
+                self._changed.notify_all()  # there is room for more
             try:
                 self._commit(batch, whole=whole)
             except Exception as error:

@@ -8,7 +8,7 @@ import pytest
 
 from disks.errors import FlushFailed
 from drcore.errors import HomewardError
-from drcore.limits import COMMIT_BYTES
+from drcore.limits import COMMIT_BYTES, COMMIT_RUNS_MAX
 from masttarget.commit import GroupCommit
 from masttarget.errors import JournalFailed
 from masttarget.target import Applied, AppliedRun
@@ -121,6 +121,36 @@ def test_nobody_waits_for_the_flush_of_a_disk_that_is_closed() -> None:
         pass
     bench.commit.settle(whole=True)
     assert bench.steps == []
+
+
+def test_what_comes_faster_than_the_medium_takes_it_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushing, go_on = threading.Event(), threading.Event()
+
+    def flush() -> None:
+        flushing.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(bench.disk, "flush", flush)
+    bench.add(1, 0, COMMIT_BYTES)
+    assert flushing.wait(10)
+    runs = [AppliedRun(0, 1, b"")] * 4096
+    frames = 3 * COMMIT_RUNS_MAX // len(runs)
+
+    def flood() -> None:
+        for sequence in range(1, frames + 1):
+            bench.commit.add(1, 1, sequence, Applied(list(runs), 1), bench.acknowledge)
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    flooding.join(0.5)
+    assert flooding.is_alive()
+    assert bench.commit._batch.runs < COMMIT_RUNS_MAX + 2 * len(runs)
+    go_on.set()
+    flooding.join(60)
+    bench.commit.settle()
+    assert bench.steps[-1] == f"acknowledge 1/{frames}"
 
 
 def test_a_failed_flush_is_final(bench: Bench) -> None:
