@@ -102,8 +102,13 @@ class Link:
             try:
                 taken = self.transport.send(left)
             except OSError as error:
-                if _timed_out(error) and self.patient():
-                    continue
+                if _timed_out(error):
+                    if self.patient():
+                        continue
+                    with suppress(
+                        OSError
+                    ):  # half a frame may have gone: nothing that followed would be understood
+                        self.transport.shutdown(2)
                 raise self._lost(error) from error
             self.bytes_sent += taken
             left = left[taken:]

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import struct
 import threading
 import time
 import uuid
@@ -26,9 +27,9 @@ from tests.campaigns.attack import opened_pair
 from tests.system.command import wait_until
 from tests.system.roles import Pair, Site, no_retry
 from wireproto.connection import Connection
-from wireproto.errors import LimitExceeded
+from wireproto.errors import ConnectionLost, LimitExceeded
 from wireproto.link import Link
-from wireproto.messages import Alive, Message
+from wireproto.messages import Alive, Message, Scanned
 
 MIB = 1024 * 1024
 
@@ -98,6 +99,26 @@ def test_a_peer_that_takes_nothing_or_has_not_been_let_in_silences_no_other(
     for session in sessions:
         session.end(None)
     assert (set(heard.sent), entering.sent) == ({Alive(waits=False)}, [])
+
+
+def test_nothing_follows_a_frame_that_was_not_taken_in_time() -> None:
+    _, connection = opened_pair(random.Random(3))
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 20_000))
+    link = Link(connection, ours, threading.Lock(), time.monotonic, "an agent")
+
+    def fill() -> None:
+        while True:
+            link.send(1, Scanned(0, 4096, memoryview(bytes(4096 * 16))))
+
+    with pytest.raises(ConnectionLost, match="no byte moved"):
+        fill()
+    with pytest.raises(ConnectionLost, match="Broken pipe"):
+        link.send(0, Alive())
+    while theirs.recv(1 << 20):
+        pass  # what had gone still arrives, then the end
+    theirs.close()
+    link.close()
 
 
 def test_a_connection_runs_from_the_opening_on() -> None:
