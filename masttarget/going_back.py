@@ -19,6 +19,7 @@ from masttarget.points import Kind, Point, PointDisk
 from masttarget.ports import TargetStore
 from masttarget.retention import ItemRetention
 from masttarget.rollback import OnBytes, RolledBack, roll_back
+from masttarget.segments import Segments
 from masttarget.standing import standing
 from masttarget.undo import Identity, UndoJournal
 from masttarget.view import PointView
@@ -69,7 +70,10 @@ def go_back(
         stack.enter_context(item.store.hold(item.item, to.id))
         opened = [_open(one, configs, item, store, stack) for one in to.disks]
         # Before anything is changed: a point that a damaged journal does not lead to fences off nobody.
-        views = [_view(one, item, to) for one in opened]
+        views = [
+            _view(one.disk, item.store.segments(item.item, one.config.disk.bytes), one.undo.identity, to)
+            for one in opened
+        ]
         with item.changing():
             if item.points.by_sequence(to.sequence) is None:
                 raise PointUnknown(item=item.item.hex(), point=to.id)
@@ -117,11 +121,7 @@ def most_blocks(
             config, disk, journal, _ = _checked(one, configs, store, stack)
             identity = Identity(config.item.bytes, config.disk.bytes, one.data_bytes)
             segments = item.store.segments(item.item, identity.disk)
-            durable = durable_place(journal, config)
-            reason = standing(segments, item.item, identity.disk, durable, whole=False).reason(to.sequence)
-            if reason is not None:
-                raise reason
-            view = PointView(disk, segments, identity, to.sequence)
+            view = _view(disk, segments, identity, to, durable_place(journal, config))
             found[one.disk] = sum(bits.bit_count() for _, bits in view.changed())
     return found
 
@@ -173,9 +173,14 @@ def _open(
     return _Opened(config, disk, journal, record, undo, point)
 
 
-def _view(opened: _Opened, item: ItemRetention, to: Point) -> PointView:
-    segments = item.store.segments(item.item, opened.config.disk.bytes)
-    return PointView(opened.disk, segments, opened.undo.identity, to.sequence)
+def _view(
+    disk: Disk, segments: Segments, identity: Identity, to: Point, durable: tuple[int, int] = (0, 0)
+) -> PointView:
+    """The disk as it was. Errors: why the journal does not lead as far back."""
+    reason = standing(segments, identity.item, identity.disk, durable, whole=False).reason(to.sequence)
+    if reason is not None:
+        raise reason
+    return PointView(disk, segments, identity, to.sequence)
 
 
 def _begin(opened: list[_Opened], to: Point, item: ItemRetention) -> Point | None:

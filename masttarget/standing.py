@@ -41,12 +41,16 @@ class Standing:
     """Whether nothing ever stood before that segment."""
     forgotten: bool = False
     """Whether there was a history that was given up, and no other has begun."""
+    given_up: HomewardError | None = None
+    """What older points would need: segments that went with the points that needed them."""
     errors: list[HomewardError] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
     def reason(self, sequence: int) -> HomewardError | None:
         """Why the point cannot be used; None where it can."""
-        return None if self.points_from is not None and sequence >= self.points_from else self.errors[-1]
+        if self.points_from is not None and sequence >= self.points_from:
+            return None
+        return self.errors[-1] if self.errors else self.given_up
 
 
 class Glance(Walk):
@@ -99,6 +103,9 @@ def standing(
         return found
     last = max([*numbers[-1:], head.segment if head is not None else 0])
     _begin(found, segments, numbers)
+    if found.begins is not None and not found.is_base and numbers[0] == at:
+        found.points_from = found.begins
+        found.given_up = SegmentMissing(path=segments.path, segment=at - 1, offset=0, first=at, last=last)
     while at <= last:
         walk = (Walk if whole else Glance)(segments, item, disk, Wanted())
         if found.points_from is None:

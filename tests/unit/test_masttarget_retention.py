@@ -28,11 +28,13 @@ from masttarget.errors_retention import (
     RetentionFailed,
     RetentionFull,
     RetentionRefused,
+    SegmentMissing,
     SlotsTaken,
 )
 from masttarget.points import Kind, Point, PointDisk, Points
 from masttarget.receive import Reception
 from masttarget.retention import ItemRetention, Policy, Retention, Step, prunable
+from masttarget.standing import standing
 from masttarget.undo import Identity
 from masttarget.view import PointView
 from tests.conftest import MountPoint
@@ -156,6 +158,31 @@ def test_a_list_is_damaged_or_torn(tmp_path: Path) -> None:
     with pytest.raises(ClockBackwards):
         late.load()
     assert len(late) == 1
+
+
+def test_a_point_whose_segments_went_with_others_cannot_be_used(tmp_path: Path) -> None:
+    clock = Hands()
+    item = item_of(tmp_path, clock)
+    disk = MemoryDisk(8 * BLOCK_BYTES)
+    journal = item.open_disk(
+        Identity(ITEM, DISK, disk.size), disk.read, seeding=False, durable=(0, 0), void=False
+    )
+    journal._segment_bytes = 1
+    item.begin([DISK])
+    for number in range(5):
+        journal.before_overwrite(number, 1)
+        disk.write(number * BLOCK_BYTES, memoryview(b"%d" % number))
+        item.publish(bytes([number]) * 16, Kind.CRASH_CONSISTENT, [PointDisk(DISK.hex(), disk.size)])
+    segments = item.store.segments(ITEM, DISK)
+    whole = standing(segments, ITEM, DISK, whole=True)
+    assert [whole.reason(sequence) for sequence in (1, 2, 3)] == [None] * 3
+    item.drop([point for point in item.points if point.sequence < 4])
+    for every_byte in (True, False):
+        left = standing(segments, ITEM, DISK, whole=every_byte)
+        assert [left.reason(point.sequence) for point in item.points] == [None] * 3
+        assert isinstance(left.reason(2), SegmentMissing)
+        assert left.errors == []
+    item.close_disk(DISK)
 
 
 def test_a_list_that_is_made_shorter_gives_no_number_twice(tmp_path: Path) -> None:
