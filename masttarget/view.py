@@ -7,6 +7,7 @@ has no record of it.
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from _native import undo
@@ -82,17 +83,21 @@ class PointView:
         if not self._live:
             return
         segment, offset = self._tail
-        numbers = self._segments.numbers()
-        newest = numbers[-1] if numbers else 0
-        if not newest:
-            return  # nothing was overwritten yet
-        if newest == segment and len(self._segments.read(segment, offset, undo.HEADER_BYTES)) == 0:
+        if not (self._grew(segment, offset) if segment else self._segments.numbers()):
             return
         head = Head(segment, *self._tail) if segment else None
         wanted = Wanted(self.sequence + 1, CYCLE_MAX, self._blocks, self._places, None)
         walk = Walk(self._segments, self._identity.item, self._identity.disk, wanted)
         reached = walk.run(segment or first_needed(self._segments, 1, self.sequence + 1), head)
         self._tail = (reached.segment, reached.offset)
+
+    def _grew(self, segment: int, offset: int) -> bool:
+        """Whether something follows the place: in its segment, else in the next. A directory takes longer to list."""
+        for number, at in ((segment, offset), (segment + 1, 0)):
+            with suppress(FileNotFoundError):
+                if self._segments.read(number, at, 1):
+                    return True
+        return False
 
     def changed(self) -> Iterator[tuple[int, int]]:
         """(span, bits) of the blocks that the journal has older content of, ascending."""

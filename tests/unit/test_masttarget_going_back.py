@@ -169,3 +169,19 @@ def test_a_rollback_keeps_each_block_durably_before_it_writes_it(
     assert roll_back(bench.disk, view, bench.journal, lambda position: None).blocks_changed > 50
     assert bench.disk.content() == contents[0]
     assert bench.at(3) == before
+
+
+def test_a_point_that_is_read_while_segments_fill_stays_as_it_was(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    bench = Bench(tmp_path, dice, segment_bytes=200_000)
+    view = PointView(bench.disk, SegmentFiles(bench.folder), bench.identity, 0, live=True)
+    content = bench.disk.content()
+    for _ in range(60):
+        for _ in range(dice.randrange(4)):
+            bench.write(dice.randrange(150))
+        start = dice.randrange(SIZE)
+        into = memoryview(bytearray(min(300_000, SIZE - start)))
+        view.read(start, into)
+        assert into == content[start : start + len(into)]
+    assert len(SegmentFiles(bench.folder).numbers()) > 3
