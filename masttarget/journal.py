@@ -67,7 +67,9 @@ class CycleRecord:
     identity: dict[str, Any]
     published: str = ""
     closed: CleanClose | None = None
-    version: int = 1
+    cycle: int = 0
+    """In which cycle of the item homeward created the target; 0 before that is known, and where no points are kept."""
+    version: int = 2
 
     def encode(self) -> bytes:
         """The JSON text."""
@@ -78,7 +80,7 @@ class CycleRecord:
         """The record in a JSON text. Errors: `ValueError` with a reason."""
         try:
             found = json.loads(data)
-            if found.get("version") != 1:
+            if found.get("version") != 2:
                 raise ValueError(f"a cycle record of version {found.get('version')!r}")
             closed = found.pop("closed")
             if closed is not None:
@@ -93,7 +95,7 @@ class CycleRecord:
     def _check(self) -> None:
         """Every field is of its type, every number one that the protocol can carry. Errors: `ValueError`."""
         texts: list[object] = [self.item, self.disk, self.published, *self.identity.values()]
-        numbers: list[object] = [self.generation, self.session, self.source_bytes]
+        numbers: list[object] = [self.generation, self.session, self.source_bytes, self.cycle]
         if self.closed is not None:
             texts += [self.closed.change_mark, self.closed.map_root]
             numbers += [number for file in self.closed.files for number in file]

@@ -185,7 +185,7 @@ def open_disk(
         commit = GroupCommit(disk, journal, clock, on_failure)
         verified = None
         if retention is not None:
-            _keep_undo(retention, target, commit, journal, record, store, config)
+            record = _keep_undo(retention, target, commit, journal, record, store, config)
             verified = _verify(retention, target, config) if retention.verifies else None
         journal.start_applied(config.disk.bytes)
     except BaseException:
@@ -227,18 +227,24 @@ def _keep_undo(
     record: CycleRecord,
     store: TargetStore,
     config: DiskConfig,
-) -> None:
+) -> CycleRecord:
     """What the disk's writes overwrite is kept from now on. Errors: those of opening a retention journal."""
+    cycle = retention.open_cycle()
+    if record.created and not record.cycle:
+        record = replace(record, cycle=cycle)
+        journal.store(record)  # before the points of a target that was here before are given up
     undo = retention.open_disk(
         Identity(config.item.bytes, config.disk.bytes, target.data_bytes),
         target.disk.read,
-        seeding=record.created,
+        # In a later cycle the point of the one that created it stands: the run died before its record said so.
+        seeding=record.created and record.cycle == cycle,
         durable=durable_place(journal, config),
         void=changed_outside(record, target.disk, store),
     )
     undo.store_head()  # the applied record, which begins anew, no longer says how far the journal is durable
     target.undo = undo
     commit.undo_place = undo.mark
+    return record
 
 
 def _verify(retention: ItemRetention, target: TargetDisk, config: DiskConfig) -> Verified:

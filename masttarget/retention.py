@@ -182,6 +182,11 @@ class ItemRetention:
         """The open cycle."""
         return self.points.last_sequence + 1
 
+    def open_cycle(self) -> int:
+        """The open cycle, whoever ended the last one."""
+        with self.changing():
+            return self.cycle
+
     @contextmanager
     def changing(self) -> Iterator[None]:
         """The list is as it is now, and nobody else changes it; may be nested."""
@@ -230,10 +235,15 @@ class ItemRetention:
         return any(point.disk(disk.hex()) is not None for point in self.points)
 
     def _roll_forward(self, notes: list[Note]) -> bool:
-        """A point whose note is durable is made one of the list: its content was, before the note."""
+        """A point whose note is durable is made one of the list: its content was, before the note.
+
+        Every disk that is open already goes on in the next cycle.
+        """
         for note in notes:
             if note.content.get("event") == "point" and note.cycle >= self.cycle:
-                self.points.add(Point.decode(note.content["point"]))
+                point = Point.decode(note.content["point"])
+                self._seeding -= {bytes.fromhex(one.disk) for one in point.disks}
+                self._end_cycle(point)
                 return True
         return False
 

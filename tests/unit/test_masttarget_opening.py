@@ -27,7 +27,9 @@ from masttarget.errors import (
     TargetTooSmall,
 )
 from masttarget.opening import OpenDisk, open_disk
-from masttarget.retention import Policy, Retention
+from masttarget.points import Kind, PointDisk
+from masttarget.reading_points import viewing
+from masttarget.retention import ItemRetention, Policy, Retention
 from masttarget.taking_back import take_back
 
 SECRET = bytes(192)
@@ -311,3 +313,63 @@ def test_a_disk_that_failed_takes_no_new_session(bench: Bench) -> None:
     disk.commit.failure = TargetFailed(path="x", reason="y")
     with pytest.raises(TargetFailed):
         disk.begin(1, 1)
+
+
+def test_the_point_of_the_cycle_that_created_a_target_outlives_a_kill_before_the_record_has_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """The list has the point, the disk's record not yet: what the next cycle overwrites is kept."""
+
+    def retained() -> ItemRetention:
+        files = RetentionFiles(tmp_path / "retention")
+        return Retention(files, SystemClock(), Policy(), lambda event, /, **facts: None).item(item)
+
+    def opened() -> OpenDisk:
+        config = replace(bench.config, create="raw", keep_record=True)
+        found = open_disk(config, SIZE, SECRET, bench.store, SystemClock(), bench.failures.append, retained())
+        bench.stack.callback(bench.close, found)
+        return found
+
+    item, name = bench.config.item.bytes, bench.config.disk.hex
+    first = opened()
+    assert first.retention is not None
+    first.begin(1, 1)
+    first.retention.begin([bench.config.disk.bytes])
+    first.retention.publish(POINT, Kind.CRASH_CONSISTENT, [PointDisk(name, SIZE)])
+    first.target.disk.close()  # killed here
+    first.commit.stop()
+    first.retention.close_disk(bench.config.disk.bytes)
+    first.journal.close()
+
+    second = opened()
+    assert second.retention is not None
+    assert [point.id for point in second.retention.points] == [POINT.hex()]
+    second.begin(1, 2)
+    second.retention.begin([bench.config.disk.bytes])
+    assert second.target.undo is not None
+    second.target.undo.before_overwrite(0, 1)
+    second.target.disk.write(0, memoryview(b"later".ljust(BLOCK_BYTES, b"!")))
+    config = replace(bench.config, keep_record=True)
+    (point,) = second.retention.points
+    with viewing(retained(), point, config, bench.store) as view:
+        found = memoryview(bytearray(b"?" * BLOCK_BYTES))
+        view.read(0, found)
+    assert bytes(found) == bytes(BLOCK_BYTES), "the point has changed"
+
+
+def test_a_target_that_vanished_takes_its_points_along(bench: Bench, tmp_path: Path) -> None:
+    """What the new one's first cycle ends with is its own; the old one's points lead nowhere."""
+    item, disk = bench.config.item.bytes, bench.config.disk
+    files = RetentionFiles(tmp_path / "retention")
+    for number in (1, 2):
+        kept = Retention(files, SystemClock(), Policy(), lambda event, /, **facts: None).item(item)
+        config = replace(bench.config, create="raw", keep_record=True)
+        found = open_disk(config, SIZE, SECRET, bench.store, SystemClock(), bench.failures.append, kept)
+        found.begin(1, number)
+        kept.begin([disk.bytes])
+        point = bytes([number]) * 16
+        kept.publish(point, Kind.CRASH_CONSISTENT, [PointDisk(disk.hex, SIZE)])
+        found.publish(point)
+        bench.close(found)
+        assert [one.id for one in kept.points] == [point.hex()]
+        bench.path.unlink()
