@@ -88,7 +88,7 @@ def _read(found: dict[str, Any]) -> MasttargetConfig:
     verify_points = role.flag("verify_points", default=True)
     metrics = _loopback(role) if role.has("metrics") else None
     role.end()
-    disks = tuple(_disk(table, state, keep_record) for table in top.tables("disk"))
+    disks = tuple(_disk(table, state, keep_record or retention is not None) for table in top.tables("disk"))
     top.end()
     if len({disk.disk for disk in disks}) != len(disks):
         raise SettingsError("two [[disk]] tables have the same disk UUID")

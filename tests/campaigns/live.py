@@ -14,6 +14,7 @@ from typing import Final
 from agent.config import QuiesceConfig
 from agent.errors import SourceChanged, SourceTouched, Stopped
 from agent.main import Agent
+from masttarget.config import load
 from masttarget.main import Master
 from tests.campaigns.runner import Campaign, Round
 from tests.system.command import homeward
@@ -77,9 +78,7 @@ def snapshots() -> Iterator[Round]:
         quiesce = QuiesceConfig(snapshot=(str(program),), interval_seconds=0)
         extra = {"retention": f'"{folder / "retention"}"', "retention_own_volume": "false"}
         config = site.write_masttarget(**extra)
-        settings = replace(
-            site.masttarget(), retention=folder / "retention", retention_own_volume=False, verify_points=False
-        )
+        settings = replace(load(config), verify_points=False)
         points: dict[str, bytes] = {}
 
         def one(rng: random.Random, _: int) -> None:
