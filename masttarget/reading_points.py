@@ -18,7 +18,7 @@ from drcore.units import parts
 from masttarget.ahead import ahead
 from masttarget.config import DiskConfig
 from masttarget.errors import UnknownDisk
-from masttarget.errors_retention import DiskAmbiguous, PointChanged
+from masttarget.errors_retention import DiskAmbiguous, PointChanged, PointUnknown
 from masttarget.opening import FORMAT_SECTOR_BYTES, durable_place
 from masttarget.points import Point
 from masttarget.ports import TargetStore
@@ -114,11 +114,14 @@ def choose_disk(configs: tuple[DiskConfig, ...], point: Point, disk: str) -> Dis
 def viewing(
     item: ItemRetention, point: Point, config: DiskConfig, store: ReadingStore
 ) -> Iterator[PointView]:
-    """The disk as it was; nobody gives the point up meanwhile. Errors: those of the journal and of the disk."""
+    """The disk as it was; nobody gives the point up meanwhile. Errors: `PointUnknown` (HW-MT-035), those of both."""
     one = point.disk(config.disk.hex)
     if one is None:
         raise UnknownDisk(disk=config.disk.hex)
     with item.store.hold(item.item, point.id):
+        with item.changing():
+            if item.points.by_sequence(point.sequence) is None:
+                raise PointUnknown(item=item.item.hex(), point=point.id)  # given up before it was held
         disk = store.look(config)
         try:
             segments = item.store.segments(item.item, config.disk.bytes)
