@@ -138,6 +138,6 @@ def test_a_rollback_says_which_generation_the_next_agent_needs(site: Kept, dice:
     number = re.search(r"the next agent needs generation = (\d+) in its settings", told)
     assert number, told
     with site.listening() as port:
-        with pytest.raises(HomewardError, match=f"set generation = {number[1]} in its settings"):
+        with pytest.raises(HomewardError, match=f"set generation = {number[1]} in this agent's settings"):
             site.sync(port)
         assert site.sync(port, generation=int(number[1])).point != first.point
