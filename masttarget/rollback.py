@@ -17,7 +17,7 @@ from _native import compare, digest
 from disks.disk import Disk, ExtentKind
 from drcore.buffers import Pool, buffer
 from drcore.limits import SPARE_BUFFERS_MAX, UNDO_PIECE_BYTES
-from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, SPAN_BYTES, bit_runs, parts
+from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SECTOR_BYTES, SPAN_BLOCKS, SPAN_BYTES, bit_runs, parts
 from masttarget.ahead import in_order
 from masttarget.undo import PACKED_BYTES, UndoJournal
 from masttarget.view import PointView
@@ -30,6 +30,8 @@ _PREPARED: Final = 4
 _KEPT: Final = 24
 """Pieces whose records are in the journal and that wait to be written: with the journal flushed after every 4 MiB, the
 records of the first of them are durable before the last one's come, and nobody waits for the medium."""
+_FEW_SECTORS: Final = 4
+"""A block that differs in no more of its sixteen sectors gets only these."""
 _NOW: Final = Pool(UNDO_PIECE_BYTES, SPARE_BUFFERS_MAX)
 OnBytes = Callable[[int], None]
 """Told how many bytes were looked at; may raise to stop."""
@@ -49,6 +51,8 @@ class _Piece:
 
     content: memoryview
     packed: memoryview
+    sectors: memoryview
+    """Of each block, in which of its sectors (bits) it differs."""
     first: int = 0
     blocks: int = 0
     differing: int = 0
@@ -87,7 +91,8 @@ def _pieces(view: PointView) -> Iterator[_Piece]:
             if not blocks:
                 continue
             if turn < _PREPARED + _KEPT:
-                spare.append(_Piece(buffer(UNDO_PIECE_BYTES), buffer(PACKED_BYTES)))
+                sectors = memoryview(bytearray(_PIECE_BLOCKS * 2))
+                spare.append(_Piece(buffer(UNDO_PIECE_BYTES), buffer(PACKED_BYTES), sectors))
             one = spare[turn % len(spare)]
             one.first, one.blocks = span * SPAN_BLOCKS + piece, blocks
             yield one
@@ -100,7 +105,7 @@ def _prepare(disk: Disk, view: PointView, undo: UndoJournal, one: _Piece) -> _Pi
     length = min(UNDO_PIECE_BYTES, view.size - start)
     view.old_contents(one.first, one.blocks, one.content[:length])
     with _NOW.lend() as now:
-        one.differing = _differing(disk, start, one.blocks, one.content[:length], now[:length])
+        one.differing = _differing(disk, start, one.blocks, one.content[:length], now[:length], one.sectors)
         shift = one.first % SPAN_BLOCKS
         one.missing = one.differing & ~(undo.has(one.first - shift, one.differing << shift) >> shift)
         if one.missing:
@@ -110,16 +115,21 @@ def _prepare(disk: Disk, view: PointView, undo: UndoJournal, one: _Piece) -> _Pi
     return one
 
 
-def _differing(disk: Disk, start: int, blocks: int, then: memoryview, now: memoryview) -> int:
-    """Which blocks do not hold yet what they held at the point, `then`; `now` has what they hold."""
+def _differing(
+    disk: Disk, start: int, blocks: int, then: memoryview, now: memoryview, sectors: memoryview
+) -> int:
+    """Which blocks do not hold yet what they held at the point, `then`; `now` has what they hold.
+
+    `sectors` says of each in which of its sectors.
+    """
     differing = 0
     for first, count in bit_runs(blocks):
         begin, end = first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, len(then))
         disk.read(start + begin, now[begin:end])
-        found = memoryview(bytearray(count * 2))
+        found = sectors[first * 2 : (first + count) * 2]
         compare.compare_sectors(then[begin:end], now[begin:end], found)
-        for index, sectors in enumerate(found.cast("H")):
-            if sectors:
+        for index, differs in enumerate(found.cast("H")):
+            if differs:
                 differing |= 1 << first + index
     return differing
 
@@ -131,14 +141,30 @@ def _write(
     length = min(UNDO_PIECE_BYTES, view.size - start)
     for first, count in bit_runs(one.differing):
         undo.before_overwrite(one.first + first, count)
-        begin, end = first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, length)
+        done.blocks_changed += count
+    for begin, end in _runs(one, length):
         if digest.is_zero(one.content[begin:end]):
             disk.zero(start + begin, end - begin)
         else:
             disk.write(start + begin, one.content[begin:end])
-        done.blocks_changed += count
         done.bytes_written += end - begin
     on_bytes(start + length)
+
+
+def _runs(one: _Piece, length: int) -> Iterator[tuple[int, int]]:
+    """What of the piece is written: neighbouring blocks at once; of one that differs in a few sectors only those."""
+    sectors = one.sectors.cast("H")
+    few = 0
+    for first, count in bit_runs(one.differing):
+        for block in range(first, first + count):
+            few |= (sectors[block].bit_count() <= _FEW_SECTORS) << block
+    for first, count in bit_runs(one.differing & ~few):
+        yield first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, length)
+    for first, count in bit_runs(few):
+        for block in range(first, first + count):
+            for sector, run in bit_runs(sectors[block]):
+                begin = block * BLOCK_BYTES + sector * SECTOR_BYTES
+                yield begin, min(begin + run * SECTOR_BYTES, length)
 
 
 def root_of(disk: Disk, size: int, secret: bytes, on_bytes: OnBytes) -> str:
