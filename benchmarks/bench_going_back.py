@@ -1,7 +1,8 @@
 """Claims: going back to a recovery point, or exporting one, takes at most 1.43 times as long as cp takes for its bytes.
 
 Of a disk on which every block that holds data was overwritten since. And what keeping the old contents costs the sync
-that overwrites them: at most 2.2 times its time.
+that overwrites them: at most 2.2 times its time. What it writes is not read again for a content root here
+(`verify_points`): that is another cost.
 """
 
 import json
@@ -58,7 +59,7 @@ class Replica:
             lines["retention"] = str(self.folder / "retention")
         text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
         self.config.write_text(
-            f"[masttarget]\nretention_own_volume = false\n{text}"
+            f"[masttarget]\nretention_own_volume = false\nverify_points = false\n{text}"
             f'[[disk]]\nitem = "{self.item}"\ndisk = "{self._disk}"\npath = {json.dumps(str(self.target))}\n'
             "adopt = true\n"
         )
