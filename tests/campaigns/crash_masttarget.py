@@ -25,6 +25,7 @@ from masttarget.undo import Identity, UndoJournal
 from masttarget.verified import Content, open_verified
 from masttarget.view import PointView
 from tests.campaigns.crash_retention import Tally, kills
+from tests.campaigns.nursery import nursery
 from tests.campaigns.runner import Round
 from tests.fault.media import MemoryDisk
 
@@ -504,7 +505,8 @@ def masttarget() -> Iterator[Round]:
 
     def one(rng: random.Random, _: int) -> None:
         power_cuts(rng)
-        kills(rng, tally)
+        kills(rng, tally, born)
 
-    yield one
+    with nursery() as born:
+        yield one
     print(tally.say(), file=sys.stderr)

@@ -9,15 +9,12 @@ runs again.
 """
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,12 +29,14 @@ from masttarget.reading_points import viewing
 from masttarget.retention import ItemRetention, Policy, Retention
 from tests.campaigns import acknowledged
 from tests.campaigns.dying import GROUP_POINTS, MASTTARGET_POINTS, RETENTION_POINTS
+from tests.campaigns.nursery import Birth, Nursling
 
 BLOCKS = 70
 SIZE = BLOCKS * BLOCK_BYTES - 1536
 ACTS = 3
 RUN_SECONDS_MAX = 60
-INSTANT_SECONDS_MAX = 0.9
+INSTANT_SECONDS_MAX = {"cycle": 0.2, "rollback": 0.08, "drop": 0.06}
+"""By then nearly all of them are over, for processes that had loaded their modules before they were born."""
 OFTEN = ("segment append", "write", "zero", "segment flush", "verified flush")
 """Passed many times in a cycle: the death comes at any of them."""
 
@@ -109,8 +108,9 @@ class Machine:
 class Scene:
     """The folder of a round: settings, processes, and the look at what a kill left."""
 
-    def __init__(self, folder: Path, rng: random.Random, tally: Tally) -> None:
+    def __init__(self, folder: Path, rng: random.Random, tally: Tally, born: Birth) -> None:
         self.folder = folder
+        self.born = born
         self.rng = rng
         self.tally = tally
         self.key = rng.randbytes(32)
@@ -139,15 +139,10 @@ class Scene:
 
     # Processes
 
-    def start(self, role: str, config: Path, point: str, count: int, *words: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.campaigns.dying", role, str(config), point, str(count), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, role: str, config: Path, point: str, count: int, *words: str) -> Nursling:
+        return self.born(role, str(config), point, str(count), *words)
 
-    def agent(self, machine: Machine, port: int) -> "subprocess.Popen[str]":
+    def agent(self, machine: Machine, port: int) -> Nursling:
         journal = machine.target.with_name(machine.target.name + ".homeward") / "cycle"
         generation = json.loads(journal.read_text())["generation"] if journal.exists() else 1
         path = self.folder / f"agent-{machine.number}.toml"
@@ -159,7 +154,7 @@ class Scene:
         )
         return self.start("agent", path, "", 1)
 
-    def finish(self, process: "subprocess.Popen[str]", *, may_die: bool) -> int:
+    def finish(self, process: Nursling, *, may_die: bool) -> int:
         try:
             out, errors = process.communicate(timeout=RUN_SECONDS_MAX)
         except subprocess.TimeoutExpired:
@@ -168,34 +163,33 @@ class Scene:
             raise AssertionError(f"a process hangs: {out} {errors}") from None
         assert "Traceback" not in errors, errors
         expected = (0, 2, -signal.SIGKILL) if may_die else (0,)
-        assert process.returncode in expected, f"{process.returncode}: {out} {errors}"
-        return process.returncode
+        status = process.wait()
+        assert status in expected, f"{status}: {out} {errors}"
+        return status
 
     def cycle(self, point: str, count: int, instant: float) -> bool:
-        """All machines are brought home at once; answers whether the master target lived."""
+        """All machines are brought home at once; answers whether the master target lived, or died only after that."""
         deadly = bool(point) or instant > 0
+        over = False
         process = self.start("masttarget", self.config, point, count)
-        assert process.stdout is not None
         line = process.stdout.readline()
         if line:
             self.nobody_ahead()
             agents = [self.agent(machine, int(line)) for machine in self.machines]
             if instant:
                 time.sleep(instant)
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
-            for agent in agents:
-                self.finish(agent, may_die=deadly)
+                process.kill()
+            statuses = [self.finish(agent, may_die=deadly) for agent in agents]
+            over = instant > 0 and not any(statuses)
         process.terminate()
-        return self.finish(process, may_die=deadly) != -signal.SIGKILL
+        return self.finish(process, may_die=deadly) != -signal.SIGKILL or over
 
     def verb(self, name: str, sequence: int, point: str, count: int, instant: float) -> bool:
         """An operator's verb; answers whether it lived."""
         process = self.start(name, self.config, point, count, str(sequence))
         if instant:
             time.sleep(instant)
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+            process.kill()
         return self.finish(process, may_die=bool(point) or instant > 0) != -signal.SIGKILL
 
     # Judging
@@ -255,7 +249,7 @@ class Scene:
     def death(self, verb: str) -> tuple[str, int, float]:
         """At which point, for the how manieth time; or at which instant."""
         if self.rng.random() < 0.25:
-            return "", 1, self.rng.uniform(0.05, INSTANT_SECONDS_MAX)
+            return "", 1, self.rng.uniform(0.0, INSTANT_SECONDS_MAX[verb])
         points = RETENTION_POINTS
         if verb != "drop":
             points += MASTTARGET_POINTS[:-2]  # with a record that is kept, nothing is removed
@@ -323,9 +317,9 @@ class Scene:
             machine.dropping = set()
 
 
-def kills(rng: random.Random, tally: Tally) -> None:
+def kills(rng: random.Random, tally: Tally, born: Birth) -> None:
     """Processes die; see the module."""
     with tempfile.TemporaryDirectory() as name:
-        scene = Scene(Path(name), rng, tally)
+        scene = Scene(Path(name), rng, tally, born)
         for number in range(ACTS):
             scene.act(number == 0)
