@@ -79,11 +79,14 @@ bench: build
 		-o python_files='bench_*.py' -o python_functions='bench_*' -o timeout=3600
 
 # Long campaigns: ROUNDS rounds in all, spread over the parts (or those of PART=one,two); the last line says how many held.
+# A part's rounds are dealt out to AT_ONCE processes (as many as there are processors); ROUND=n with SEED and PART plays
+# the one round n again. Neither changes what a round is.
 # make fuzz PART=native takes the kernels alone, built with ASan and UBSan.
 crash fault fuzz live attack: build $(if $(filter native,$(PART)),$(ASAN)/stamp)
 	@$(if $(filter native,$(PART)),$(ON_ASAN) $(PY) -m tests.campaigns fuzz_native --rounds $(ROUNDS) \
 		$(if $(SEED),--seed $(SEED)),\
-	$(PY) -m tests.campaigns $@ --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part '$(PART)'))
+	$(PY) -m tests.campaigns $@ --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(PART),--part '$(PART)') \
+		$(if $(ROUND),--only $(ROUND)) $(if $(AT_ONCE),--at-once $(AT_ONCE)))
 
 # A scenario row of docs/requirements.md, on the stand-ins: make scenario ROW=S-7
 ROW ?= S-7

@@ -179,4 +179,5 @@ CAMPAIGN = Campaign(
         "cut": _pairs(_cut),
         "nonces": nonces,
     },
+    one_by_one=frozenset({"nonces"}),
 )

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from drcore.limits import MIB
 from drcore.units import BLOCK_BYTES
-from tests.campaigns import acknowledged
+from tests.campaigns import acknowledged, crash_retention
 from tests.campaigns.crash_confserver import confserver
 from tests.campaigns.crash_disks import disks
 from tests.campaigns.crash_masttarget import masttarget
@@ -232,5 +232,8 @@ def judge(stage: Stage) -> None:
 
 
 CAMPAIGN = Campaign(
-    "crash", {"sync": sync, "masttarget": masttarget, "confserver": confserver, "disks": disks}
+    "crash",
+    {"sync": sync, "masttarget": masttarget, "confserver": confserver, "disks": disks},
+    one_by_one=frozenset({"confserver"}),
+    tellings={"masttarget": crash_retention.say},
 )

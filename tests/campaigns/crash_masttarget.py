@@ -8,8 +8,8 @@ take turns.
 """
 
 import random
-import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -24,7 +24,7 @@ from masttarget.segments import Head
 from masttarget.undo import Identity, UndoJournal
 from masttarget.verified import Content, open_verified
 from masttarget.view import PointView
-from tests.campaigns.crash_retention import Tally, kills
+from tests.campaigns.crash_retention import kills
 from tests.campaigns.nursery import nursery
 from tests.campaigns.runner import Round
 from tests.fault.media import MemoryDisk
@@ -501,12 +501,10 @@ def power_cuts(rng: random.Random) -> None:
 @contextmanager
 def masttarget() -> Iterator[Round]:
     """Retention of the master target under power cuts and kills."""
-    tally = Tally()
-
-    def one(rng: random.Random, _: int) -> None:
-        power_cuts(rng)
-        kills(rng, tally, born)
-
     with nursery() as born:
+
+        def one(rng: random.Random, _: int) -> Counter[str]:
+            power_cuts(rng)
+            return kills(rng, born)
+
         yield one
-    print(tally.say(), file=sys.stderr)

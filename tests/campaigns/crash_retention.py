@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from masttarget.points import GOOD, Kind, Point
 from masttarget.reading_points import viewing
 from masttarget.retention import ItemRetention, Policy, Retention
 from tests.campaigns import acknowledged
-from tests.campaigns.dying import GROUP_POINTS, MASTTARGET_POINTS, RETENTION_POINTS
+from tests.campaigns.dying import CREATE_POINTS, GROUP_POINTS, MASTTARGET_POINTS, RETENTION_POINTS
 from tests.campaigns.nursery import Birth, Nursling
 
 BLOCKS = 70
@@ -41,32 +42,32 @@ OFTEN = ("segment append", "write", "zero", "segment flush", "verified flush")
 """Passed many times in a cycle: the death comes at any of them."""
 
 
-@dataclass
-class Tally:
-    """How often who was killed; which named points are still to come."""
+INSTANT = "at a random instant"
+UNPASSED = "not passed"
+ALL_POINTS = (*RETENTION_POINTS, *MASTTARGET_POINTS[:-2], *GROUP_POINTS)
+"""Without the removal of the record: one that is kept is not removed."""
+POINTS_OF_DROP = tuple(
+    f"{side} {verb}"
+    for verb in ("list append", "segment remove", "segment store_head")
+    for side in ("before", "after")
+)
+MORE_OF = {
+    "create": CREATE_POINTS * 3,
+    "drop": 2 * POINTS_OF_DROP + 5 * ("before segment remove", "after segment remove"),
+}
+"""What is drawn more often where it can come at all: one cycle in six creates a target, one drop in six frees a
+segment."""
 
-    left: list[str] = field(default_factory=list)
-    died: int = 0
-    lived: int = 0
-    instants: int = 0
-    seen: set[str] = field(default_factory=set)
 
-    def draw(self, rng: random.Random, points: tuple[str, ...]) -> str:
-        """One of the points; each before any comes again."""
-        able = [point for point in self.left if point in points]
-        if not able:
-            self.left += points
-            able = list(points)
-        chosen = rng.choice(able)
-        self.left.remove(chosen)
-        return chosen
-
-    def say(self) -> str:
-        """One line."""
-        return (
-            f"crash masttarget: processes were killed {self.died} times at {len(self.seen)} named points and "
-            f"{self.instants} times at random instants; {self.lived} times the point was not passed"
-        )
+def say(happened: Counter[str]) -> str:
+    """How often who was killed, and at which points nobody was."""
+    died = [happened[point] for point in ALL_POINTS]
+    missing = [point for point in ALL_POINTS if not happened[point]]
+    return (
+        f"processes were killed {sum(died)} times at {len(ALL_POINTS) - len(missing)} of {len(ALL_POINTS)} named "
+        f"points and {happened[INSTANT]} times at random instants; {happened[UNPASSED]} times nobody came to the point"
+        + (f"; never killed: {', '.join(missing)}" if missing else "")
+    )
 
 
 @dataclass
@@ -108,11 +109,11 @@ class Machine:
 class Scene:
     """The folder of a round: settings, processes, and the look at what a kill left."""
 
-    def __init__(self, folder: Path, rng: random.Random, tally: Tally, born: Birth) -> None:
+    def __init__(self, folder: Path, rng: random.Random, born: Birth) -> None:
         self.folder = folder
         self.born = born
         self.rng = rng
-        self.tally = tally
+        self.happened: Counter[str] = Counter()
         self.key = rng.randbytes(32)
         self.machines = [
             Machine(folder, number, uuid.UUID(int=rng.getrandbits(128)), uuid.UUID(int=rng.getrandbits(128)))
@@ -250,25 +251,15 @@ class Scene:
         """At which point, for the how manieth time; or at which instant."""
         if self.rng.random() < 0.25:
             return "", 1, self.rng.uniform(0.0, INSTANT_SECONDS_MAX[verb])
-        points = RETENTION_POINTS
-        if verb != "drop":
-            points += MASTTARGET_POINTS[:-2]  # with a record that is kept, nothing is removed
+        points = [*RETENTION_POINTS]
+        points += MORE_OF["drop"] if verb == "drop" else MASTTARGET_POINTS[:-2]
         if self.group:
             points += GROUP_POINTS
-        point = self.tally.draw(self.rng, points)
+        if not all(machine.target.exists() for machine in self.machines):
+            points += MORE_OF["create"]
+        point = self.rng.choice(points)
         often = any(point.endswith(name) for name in OFTEN)
         return point, 1 + int(self.rng.expovariate(1 / 3)) if often else 1, 0.0
-
-    def count(self, point: str, instant: float, *, lived: bool) -> None:
-        tally = self.tally
-        if lived:
-            tally.lived += 1
-            tally.left += [point] if point else []
-        elif instant:
-            tally.instants += 1
-        else:
-            tally.died += 1
-            tally.seen.add(point)
 
     def act(self, first: bool) -> None:
         """One thing is done, in spite of a kill."""
@@ -297,7 +288,7 @@ class Scene:
                 self.look(machine, before[machine.number])
             if death == ("", 1, 0.0):
                 break
-            self.count(death[0], death[2], lived=lived)
+            self.happened[UNPASSED if lived else death[0] or INSTANT] += 1
             if verb == "drop" and not (self.machines[0].dropping & set(self.machines[0].points)):
                 break
             death = ("", 1, 0.0)
@@ -317,9 +308,10 @@ class Scene:
             machine.dropping = set()
 
 
-def kills(rng: random.Random, tally: Tally, born: Birth) -> None:
-    """Processes die; see the module."""
+def kills(rng: random.Random, born: Birth) -> Counter[str]:
+    """Processes die; see the module. Answers how often at which points."""
     with tempfile.TemporaryDirectory() as name:
-        scene = Scene(Path(name), rng, tally, born)
+        scene = Scene(Path(name), rng, born)
         for number in range(ACTS):
             scene.act(number == 0)
+        return scene.happened

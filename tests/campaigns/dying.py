@@ -27,6 +27,7 @@ from masttarget.going_back import go_back
 from masttarget.main import Master, stop_on_signals
 from masttarget.retention import Policy, Retention
 
+CREATE_POINTS = ("before create", "after create")
 MASTTARGET_POINTS = (
     *(f"{side} {verb}" for verb in ("write", "flush", "zero") for side in ("before", "after")),
     *(
@@ -34,7 +35,7 @@ MASTTARGET_POINTS = (
         for verb in ("store", "append_applied", "start_applied")
         for side in ("before", "after")
     ),
-    *(f"{side} create" for side in ("before", "after")),
+    *CREATE_POINTS,
     "before remove",
     "after remove",
 )

@@ -326,4 +326,5 @@ CAMPAIGN = Campaign(
         "network": network,
         "confserver": confserver,
     },
+    one_by_one=frozenset({"confserver", "network"}),
 )

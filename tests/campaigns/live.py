@@ -145,4 +145,4 @@ def between() -> Iterator[Round]:
     yield one
 
 
-CAMPAIGN = Campaign("live", {"snapshots": snapshots, "between": between})
+CAMPAIGN = Campaign("live", {"snapshots": snapshots, "between": between}, one_by_one=frozenset({"snapshots"}))

@@ -1,6 +1,9 @@
 """Every campaign holds for a few rounds with a fresh seed, which is printed."""
 
+import os
 import random
+import signal
+from collections import Counter
 from contextlib import nullcontext
 
 import pytest
@@ -48,12 +51,53 @@ def test_a_campaign_counts_what_does_not_hold(capsys: pytest.CaptureFixture[str]
 
         @contextmanager
         def play():  # type: ignore[no-untyped-def]
-            yield lambda rng, number: 1 // (number % 2)
+            yield lambda rng, number: Counter({"done": 1 // (number % 2)})
 
         return play()
 
     assert runner.run(Campaign("broken", {"half": part}), 10, 1, "") == 5  # type: ignore[dict-item]
     assert capsys.readouterr().out.splitlines()[-1] == "broken: 5 of 10"
+
+
+def test_rounds_are_the_same_beside_others_and_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    def one(rng: random.Random, number: int) -> Counter[str]:
+        drawn = rng.randrange(1 << 30)
+        assert number != 3, f"drew {drawn}"
+        return Counter({"drawn": drawn})
+
+    campaign = Campaign(
+        "some", {"part": lambda: nullcontext(one)}, tellings={"part": lambda happened: f"sum {happened}"}
+    )
+    said = {}
+    for at_once in (1, 2, 5):
+        assert runner.run(campaign, 8, 1, "", at_once) == 7
+        errors = capfd.readouterr().err
+        said[at_once] = [line for line in errors.splitlines() if "drew" in line or "sum" in line]
+    assert said[1] == said[2] == said[5]
+    assert runner.run(campaign, 8, 1, "part", 2, 3) == 0
+    assert said[1][0] in capfd.readouterr().err.splitlines()
+    assert runner.run(campaign, 8, 1, "part", 2, 4) == 1
+
+
+def test_rounds_of_a_process_that_died_do_not_hold(capfd: pytest.CaptureFixture[str]) -> None:
+    def one(rng: random.Random, number: int) -> None:
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    campaign = Campaign("some", {"part": lambda: nullcontext(one)})
+    assert runner.run(campaign, 12, 1, "", 2) == 8  # 5, 7, 9 and 11 were its rounds
+    assert "4 rounds were not played" in capfd.readouterr().err
+
+
+def test_rounds_that_follow_from_each_other_are_played_one_by_one() -> None:
+    seen: list[int] = []
+    campaign = Campaign(
+        "some",
+        {"part": lambda: nullcontext(lambda _, number: seen.append(number))},
+        one_by_one=frozenset({"part"}),
+    )
+    assert runner.run(campaign, 4, 1, "", 2) == 4
+    assert seen == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
