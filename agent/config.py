@@ -3,7 +3,6 @@
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from agent.errors import ConfigRefused
 from disks.disk import Format
 from drcore.limits import APP_CONSISTENT_SECONDS, GROUP_FREEZE_SECONDS_MAX, LANES_MAX, SCRIPT_SECONDS
+from drcore.record import Record
 from drcore.secret import Secret
 from drcore.settings import SettingsError, Table
 from wireproto.barrier import GROUP_NAME_BYTES_MAX
@@ -27,8 +27,7 @@ class Compression(Enum):
     NEVER = "never"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceConfig:
+class SourceConfig(Record):
     """One source disk: a path on this machine, or a signed URL of a page blob; then `path` is None."""
 
     disk: uuid.UUID
@@ -37,8 +36,7 @@ class SourceConfig:
     url: Secret | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QuiesceConfig:
+class QuiesceConfig(Record):
     """How a snapshot of one instant is made. Programs are lists of words, without a shell; empty: none."""
 
     snapshot: tuple[str, ...]
@@ -53,8 +51,7 @@ class QuiesceConfig:
     """An app-consistent point is due so often; 0: never."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
+class AgentConfig(Record):
     """All settings of the role. `bandwidth` is in bytes a second; with 0 `lanes` their number is measured."""
 
     host: str

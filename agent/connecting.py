@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from agent.config import AgentConfig
 from agent.errors import MasttargetUnreachable
 from agent.ports import Connect
 from drcore.clock import Clock
 from drcore.limits import HANDSHAKE_SECONDS_MAX
+from drcore.record import Record
 from drcore.secret import Secret
 from wireproto.connection import SESSION_STREAM, Connection, Greeted, Received
 from wireproto.errors import ConnectionLost, MessageRefused
@@ -18,8 +18,7 @@ from wireproto.link import Link
 from wireproto.messages import Open, Opened, Report, error_of
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Record):
     """What every connection of one run has in common. `patient` is asked when nothing moves on one for too long."""
 
     config: AgentConfig

@@ -7,12 +7,12 @@ then blocks, deepest first, so that what waits stays small whatever the disk.
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from _native import compare
 from disks.digestmap import DigestMap
 from disks.scan import RegionRun
+from drcore.record import Record
 from drcore.units import (
     BLOCK_BYTES,
     DIGEST_BYTES,
@@ -32,8 +32,7 @@ ASKS_MAX: Final = 64
 _SECTOR_DIGESTS: Final = 16 * DIGEST_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Record):
     """Ask the master target which of these children differ."""
 
     level: int
@@ -41,8 +40,7 @@ class Ask:
     digests: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ship:
+class Ship(Record):
     """Send the blocks (a bitmap) of a span, of each as little as brings the target up to date.
 
     Of those in `patched` the sectors that differ from `sectors` (256 bytes of the target's sector digests for each, in
@@ -58,8 +56,7 @@ class Ship:
     unread: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Supply:
+class Supply(Record):
     """Send the sectors of the blocks (a bitmap) of a span that references did not find.
 
     `sectors` holds each block's bitmap of them, two bytes, in order.
@@ -70,8 +67,7 @@ class Supply:
     sectors: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Clear:
+class Clear(Record):
     """Tell the master target that `count` blocks from `first` on become zero."""
 
     first: int

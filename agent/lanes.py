@@ -9,10 +9,10 @@ A trial is compared with what the old number carried before, and, when it was gi
 carries afterwards: a young connection is faster than a loss later lets it be, and would make every trial look vain.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from drcore.limits import LANES_MAX
+from drcore.record import Changing, Record
 
 NEAR_SECONDS: Final = 0.001
 """Within a machine or a building, where one lane's buffer (4 MiB) carries 4 GB/s; a wide area takes longer."""
@@ -40,8 +40,7 @@ PAUSE_SECONDS_MAX: Final = 320.0
 """… but not longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Record):
     """What the lanes have done since the run began. Seconds are those of all lanes together."""
 
     lanes: int
@@ -52,16 +51,14 @@ class Seen:
     """The shortest that was seen, in seconds; 0 where nothing tells."""
 
 
-@dataclass(slots=True)
-class _Rate:
+class _Rate(Changing):
     """What `lanes` lanes carried when they were last measured."""
 
     lanes: int
     rate: float
 
 
-@dataclass(slots=True)
-class _Pause:
+class _Pause(Changing):
     """When a kind of trial is due again."""
 
     first: float

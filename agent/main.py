@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agent.adapters.sent_file import SentFile
@@ -69,7 +68,7 @@ class Agent:
 
     def set_bandwidth(self, rate: int | None) -> None:
         """From now on at most so many bytes a second go out, all lanes together; a run that is under way heeds it."""
-        self._config = replace(self._config, bandwidth=rate)
+        self._config = self._config.but(bandwidth=rate)
         if self._current is not None:
             self._current.set_bandwidth(rate)
 
@@ -143,7 +142,7 @@ class Agent:
                 else:
                     for disk in disks:
                         disk.sent.remove()
-                    return replace(report, app_consistent=app_consistent)
+                    return report.but(app_consistent=app_consistent)
             self._clock.sleep(wait)
 
     def prove(self) -> "tuple[DiskContent, ...]":

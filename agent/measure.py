@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from heapq import merge
 from typing import Final
 
@@ -12,6 +11,7 @@ from disks.disk import Disk
 from disks.scan import data_runs
 from drcore.buffers import buffer
 from drcore.limits import FRAME_BYTES_MAX, MIB
+from drcore.record import Changing
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, bit_runs, parts
 
 FORMAT_SECTOR_BYTES: Final = 512
@@ -25,8 +25,7 @@ WORKERS: Final = 2
 """Threads that read and compare; more gain nothing where memory is the limit."""
 
 
-@dataclass(slots=True)
-class Measurement:
+class Measurement(Changing):
     """What differs. Sectors are those of 4 KiB; `bytes_zero` of the changed bytes become zero."""
 
     virtual_size: int = 0

@@ -1,9 +1,9 @@
 """What the agent needs from outside."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from drcore.record import Record
 from wireproto.link import Transport
 
 
@@ -35,8 +35,7 @@ class SourceMark(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LineState:
+class LineState(Record):
     """What a connection tells of the line below it."""
 
     delivered_bytes: int

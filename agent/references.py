@@ -7,7 +7,6 @@ than waiting; and it ends when too little is found.
 
 import threading
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -16,6 +15,7 @@ from agent.descent import Clear, Descent, Order, Ship
 from disks.digestmap import DigestMap
 from drcore.errors import HomewardError
 from drcore.limits import REFERENCES_AHEAD_MAX
+from drcore.record import Record
 from drcore.units import BLOCK_BYTES, BLOCK_SECTORS, SECTOR_BYTES, SPAN_BLOCKS
 from wireproto.messages import Missing
 
@@ -44,8 +44,7 @@ FOUND_SHARE_MIN: Final = 4
 """Less than one named sector in so many found is not worth the answer's round trip and a block's second reading."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(Record):
     """What is known of the run when an order is weighed."""
 
     rate: float | None
@@ -207,8 +206,7 @@ class Referrals:
             self._changed.notify_all()
 
 
-@dataclass(frozen=True, slots=True)
-class Find:
+class Find(Record):
     """Ask the master target to make its content findable."""
 
 

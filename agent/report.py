@@ -1,10 +1,9 @@
 """What one run did, and where it stands."""
 
-from dataclasses import dataclass
+from drcore.record import Changing, Record
 
 
-@dataclass(frozen=True, slots=True)
-class DiskReport:
+class DiskReport(Record):
     """What was done for one disk; `disk` is its UUID, empty where it has none."""
 
     disk: str
@@ -19,8 +18,7 @@ class DiskReport:
     sectors_referenced: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SyncReport:
+class SyncReport(Record):
     """What one run did. Bytes are those on the data sockets."""
 
     disks: tuple[DiskReport, ...]
@@ -34,8 +32,7 @@ class SyncReport:
     """Whether the point was committed as app-consistent, not crash-consistent."""
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(Changing):
     """Where the run stands; written by its threads, read by whoever shows it."""
 
     total_bytes: int = 0

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from math import inf
 
 from _native import compare, digest, pack, refer
@@ -19,6 +18,7 @@ from drcore.buffers import buffer
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import FRAME_BYTES_MAX, KIB
+from drcore.record import Changing, Record, made
 from drcore.units import (
     BLOCK_BYTES,
     BLOCK_SECTORS,
@@ -60,22 +60,20 @@ ORDER_BLOCKS_FIRST = 16
 """While its speed is not known, and no bandwidth says less."""
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Changing):
     """What all lanes have done for one disk. Guarded by `lock`."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = made(factory=threading.Lock)
     frames: int = 0
     plain_bytes: int = 0
     blocks: int = 0
     sectors: int = 0
     content_bytes: int = 0
     resent_bytes: int = 0
-    changed: list[int] = field(default_factory=list)
+    changed: list[int] = made(factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Record):
     """A disk that is being shipped: shared by all lanes."""
 
     stream: int
@@ -428,15 +426,13 @@ def divided(order: Ship, count: int) -> tuple[Ship, Ship | None]:
         left &= left - 1
     told = SECTOR_DIGESTS_BYTES * (order.patched & first).bit_count()
     return (
-        replace(
-            order,
+        order.but(
             blocks=first,
             patched=order.patched & first,
             fresh=order.fresh & first,
             sectors=order.sectors[:told],
         ),
-        replace(
-            order,
+        order.but(
             blocks=left,
             patched=order.patched & left,
             fresh=order.fresh & left,

@@ -4,7 +4,6 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from agent.barrier import Barrier
@@ -27,6 +26,7 @@ from disks.scan import RegionRun, data_runs, scan
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import HEARTBEAT_SECONDS, IDLE_SECONDS_MAX
+from drcore.record import Changing, Record, made
 from drcore.secret import Secret
 from drcore.units import BLOCK_BYTES, REGION_BYTES
 from wireproto.connection import SESSION_STREAM, Received
@@ -67,8 +67,7 @@ REPORT_SECONDS_MAX: Final = 2.0
 """How long a broken connection is asked for the reason that the peer may have given."""
 
 
-@dataclass(slots=True)
-class SyncDisk:
+class SyncDisk(Changing):
     """One disk to bring home, opened by whoever calls."""
 
     offer: DiskOffer
@@ -81,22 +80,19 @@ class SyncDisk:
     """What `mark` said before the first byte was read."""
 
 
-@dataclass(frozen=True, slots=True)
-class _SourceRun:
+class _SourceRun(Record):
     stream: int
     run: RegionRun
 
 
-@dataclass(frozen=True, slots=True)
-class _Scanned:
+class _Scanned(Record):
     """Every source disk was read."""
 
 
 _Inbound: TypeAlias = "_SourceRun | _Scanned | Received | HomewardError"
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(Changing):
     source: Source
     descent: Descent
     orders: Orders
@@ -117,15 +113,14 @@ class _Item:
         return self.failure is None and self.orders.held is not None
 
 
-@dataclass(slots=True)
-class SyncPorts:
+class SyncPorts(Changing):
     """What a run needs from outside."""
 
     connect: Connect
     clock: Clock
     random: Callable[[int], bytes]
     shared: Secret
-    quiesce: Quiesce = field(default_factory=StillSource)
+    quiesce: Quiesce = made(factory=StillSource)
     app_consistent: bool = False  # whether applications had come to rest before the sources are read
 
 
@@ -179,7 +174,7 @@ class Sync:
 
     def set_bandwidth(self, rate: int | None) -> None:
         """From now on so many bytes a second, or as many as the line takes; any thread."""
-        self._config = replace(self._config, bandwidth=rate)
+        self._config = self._config.but(bandwidth=rate)
         self._compressor.set_rate(rate)
         self._bucket.set_rate(rate)
 

@@ -4,7 +4,6 @@ A format is one layout module (bytes, pure) and one module of input and output; 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +17,7 @@ from disks.linear import create_raw, open_raw
 from disks.opening import open_backing
 from disks.recognise import CREATE_TYPES, FORMATS, always_raw, classify, disguised, recognise, resolve
 from drcore.limits import DISK_BYTES_MAX
+from drcore.record import Record
 from drcore.units import ByteCount
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
+class ImageInfo(Record):
     """What `info` shows of an image; sizes in bytes, `grain_size` None where the format has none."""
 
     format: Format
@@ -52,8 +51,7 @@ class ImageInfo:
     grain_size: ByteCount | None
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedImage:
+class CheckedImage(Record):
     """What `info --check` shows: `info` is None where the image is too damaged to be opened."""
 
     info: ImageInfo | None

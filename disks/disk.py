@@ -1,10 +1,10 @@
 """The one small verb set behind which every disk stands: read, write, zero, extents, flush."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
+from drcore.record import Record
 from drcore.units import ByteCount, ByteOffset
 
 
@@ -51,8 +51,7 @@ class ExtentKind(Enum):
     """Reads as zeroes, known without reading."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(Record):
     """A run of the virtual disk, in bytes."""
 
     offset: ByteOffset

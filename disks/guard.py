@@ -13,12 +13,12 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from disks.errors import DiskInUse, OpenFailed
 from drcore.limits import DEVICE_LOCK_SECONDS_MAX
+from drcore.record import Record
 
 BLKROGET: Final = 0x125E
 """linux/fs.h: whether a block device is read-only."""
@@ -27,8 +27,7 @@ QEMU_WRITES: Final = 101
 _POLL_SECONDS: Final = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Record):
     """A mounted file system and the block device under it."""
 
     device: int

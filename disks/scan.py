@@ -1,13 +1,13 @@
 """Reading a disk once, in order, into its digest map, and telling of every region as it is done."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from _native import digest
 from disks.disk import Disk, ExtentKind
 from drcore.buffers import buffer
 from drcore.limits import MIB
+from drcore.record import Record
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, REGION_BYTES, ZERO_DIGEST, parts
 
 if TYPE_CHECKING:  # who compares two disks keeps no digests
@@ -17,8 +17,7 @@ PIECE_BYTES = 1 * MIB
 """What is read and hashed at once: it stays in a core's own cache between the two."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegionRun:
+class RegionRun(Record):
     """`count` regions from `first` on; `digest` is None when all of them read as zeroes (then count may be large)."""
 
     first: int

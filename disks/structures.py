@@ -3,7 +3,6 @@
 It decides nothing: `recognise` does, and asks only where a name does not tell already that the file is raw.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from disks import magic, vhd_layout, vmdk_layout
@@ -13,13 +12,13 @@ from disks.errors import ImageDamaged
 from disks.layout import Malformed
 from disks.recognise import CREATE_TYPES
 from drcore.limits import DESCRIPTOR_BYTES_MAX
+from drcore.record import Record
 
 EMBEDDED: Final = (Format.VMDK_MONOLITHIC_SPARSE, Format.VMDK_STREAM_OPTIMIZED)
 """Formats of one file, with the descriptor in it; no text file is one of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Record):
     """What a file's own structures say: the format, if it is one of ours, and in words."""
 
     kind: Format | None

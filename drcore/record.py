@@ -1,41 +1,74 @@
-"""Values that never change, such as the messages of the protocol: their fields are told as those of a dataclass are.
+"""Classes of named fields, told as those of a dataclass are, without what a dataclass costs at each start.
 
-    class Durable(Record):
-        sequence: int
+    class Durable(Record):          class Tally(Changing):
+        sequence: int                   blocks: int = 0
+                                        changed: list[int] = made(factory=list)
 
-is for readers, for mypy (PEP 681) and for `match` what `@dataclass(frozen=True, slots=True)` would make of it. The
-standard library writes six methods for each class as text and compiles them whenever its module is imported, half a
-millisecond a class (measured, Python 3.11); here they stand once, for 20 microseconds a class. Where there are many
-classes, that is felt at each start; for a few a dataclass is as good. `dataclasses.replace` and its like do not know
-records.
+are for readers, for mypy (PEP 681) and for `match` what `@dataclass(frozen=True, slots=True)` and
+`@dataclass(slots=True)` would make of them. The standard library writes six methods for each class as text and compiles
+them whenever its module is imported, a millisecond a class (measured, Python 3.11), and brings `inspect` with it; here
+they stand once, for 20 microseconds a class. A sync makes sixty such classes before its first byte. Fields are the
+annotated names that do not begin with an underscore; a class with fields has no descendants with further ones.
+`dataclasses.replace`, `asdict` and `fields` take both kinds.
 """
 
-from typing import Any, ClassVar, NoReturn, dataclass_transform
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from dataclasses import Field
+
+_Value = TypeVar("_Value")
+_set: Final = object.__setattr__
 
 
-@dataclass_transform(frozen_default=True)
-class _RecordType(type):
+class _Made:
+    """A default that each instance gets anew."""
+
+    def __init__(self, factory: Callable[[], Any]) -> None:
+        self.factory = factory
+
+
+def made(factory: Callable[[], _Value]) -> _Value:
+    """The default of a field is what `factory` answers, made anew for each instance."""
+    default: Any = _Made(factory)
+    return default  # type: ignore[no-any-return]
+
+
+class _AsDataclass:
+    """What `dataclasses` asks a class of its own for; made when it asks for the first time."""
+
+    def __get__(self, instance: object, owner: "type[_Named]") -> "dict[str, Field[Any]]":
+        from dataclasses import make_dataclass
+
+        found: dict[str, Field[Any]] = make_dataclass(owner.__name__, owner._fields).__dataclass_fields__  # type: ignore[attr-defined]
+        owner.__dataclass_fields__ = found  # type: ignore[assignment]  # its own; this is not asked again
+        return found
+
+
+class _Fields(type):
     """Makes slots of the annotated names, and keeps their defaults."""
 
-    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> "_RecordType":
+    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> "_Fields":
         fields = tuple(each for each in body.get("__annotations__", ()) if not each.startswith("_"))
         body["_defaults"] = {each: body.pop(each) for each in fields if each in body}
         body["_fields"] = body["__slots__"] = body["__match_args__"] = fields
         return super().__new__(mcs, name, bases, body)
 
 
-class Record(metaclass=_RecordType):
-    """A value with named fields; equal to another of its class whose fields are equal."""
+class _Named(metaclass=_Fields):
+    """What both kinds do alike."""
 
     _fields: ClassVar[tuple[str, ...]]
     _defaults: ClassVar[dict[str, Any]]
+    __dataclass_fields__ = _AsDataclass()
 
     def __init__(self, *values: Any, **named: Any) -> None:
         fields = self._fields
         if named or len(values) != len(fields):
             values = self._complete(values, named)
         for name, value in zip(fields, values, strict=True):
-            object.__setattr__(self, name, value)
+            _set(self, name, value)
 
     def _complete(self, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         """A value for each field, in order: by place, by name, or its default."""
@@ -47,10 +80,41 @@ class Record(metaclass=_RecordType):
             raise TypeError(
                 f"{type(self).__name__} takes {fields}, got {len(values)} values and {tuple(named)}"
             )
-        return (*values, *(rest[name] for name in fields[len(values) :]))
+        found = (rest[name] for name in fields[len(values) :])
+        return (*values, *(each.factory() if isinstance(each, _Made) else each for each in found))
+
+    def but(self, **changes: Any) -> Self:
+        """As this one, with those fields instead of its own."""
+        return type(self)(**dict(zip(self._fields, self._values(), strict=True)) | changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name; those of records in it, also within tuples, likewise."""
+        return {name: _plain(value) for name, value in zip(self._fields, self._values(), strict=True)}
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if type(other) is type(self) else NotImplemented
+
+    def __repr__(self) -> str:
+        found = zip(self._fields, self._values(), strict=True)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in found)})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(each) for each in value)
+    return value.as_dict() if isinstance(value, _Named) else value
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(made,))
+class _RecordType(_Fields):
+    """The type of classes whose values never change."""
+
+
+class Record(_Named, metaclass=_RecordType):
+    """A value with named fields, which never changes; equal to another of its class whose fields are equal."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__}.{name} does not change")
@@ -58,12 +122,16 @@ class Record(metaclass=_RecordType):
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"{type(self).__name__}.{name} does not change")
 
-    def __eq__(self, other: object) -> bool:
-        return self._values() == other._values() if type(other) is type(self) else NotImplemented
-
     def __hash__(self) -> int:
         return hash((type(self), self._values()))
 
-    def __repr__(self) -> str:
-        found = zip(self._fields, self._values(), strict=True)
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in found)})"
+
+@dataclass_transform(field_specifiers=(made,))
+class _ChangingType(_Fields):
+    """The type of classes whose values are set anew."""
+
+
+class Changing(_Named, metaclass=_ChangingType):
+    """Named fields whose values are set anew; equal as records are, and no key of a dictionary therefore."""
+
+    __hash__ = None  # type: ignore[assignment]

@@ -9,7 +9,6 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +19,7 @@ from disks.backing import is_named, sync_directory
 from disks.disk import Format
 from disks.errors import DiskInUse
 from drcore.errors import HomewardError
+from drcore.record import Record
 from homeward.child import ForkedMasttarget
 from homeward.errors import (
     DirectoryMissing,
@@ -48,8 +48,7 @@ DEATH_SECONDS: Final = 0.2
 """A connection that broke because the master target died: its end is seen within so long."""
 
 
-@dataclass(frozen=True, slots=True)
-class SyncOrder:
+class SyncOrder(Record):
     """What the operator asked for."""
 
     source: Path

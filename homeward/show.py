@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, Final
 
 from disks.disk import Format
+from drcore.record import Record
 from homeward.errors import OutputFailed
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ RATE_SECONDS: Final = 10.0
 """The rate and the ETA speak of so many seconds that have just passed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Record):
     """Where a long piece of work stands. `done` and `total` measure the bar; `moved` is what the rate speaks of."""
 
     done: int

@@ -6,12 +6,12 @@ no more.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from disks.disk import Disk
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import COMMIT_BYTES, COMMIT_RUNS_MAX, COMMIT_SECONDS
+from drcore.record import Changing, made
 from masttarget.journal import AppliedFrame, Journal, undo_mark
 from masttarget.target import Applied
 
@@ -19,10 +19,9 @@ Acknowledge = Callable[[int, int], None]
 """Called with (stream, sequence) once every frame of the stream up to there is durable; may not raise."""
 
 
-@dataclass(slots=True)
-class _Batch:
-    frames: list[AppliedFrame] = field(default_factory=list)
-    due: dict[Acknowledge, dict[int, int]] = field(default_factory=dict)
+class _Batch(Changing):
+    frames: list[AppliedFrame] = made(factory=list)
+    due: dict[Acknowledge, dict[int, int]] = made(factory=dict)
     written_bytes: int = 0
     runs: int = 0
     """Of blocks, and one for each frame."""

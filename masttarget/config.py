@@ -3,11 +3,11 @@
 import ipaddress
 import re
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from drcore.limits import RETENTION_SECONDS, RPO_SECONDS
+from drcore.record import Record
 from drcore.settings import SettingsError, Table
 from masttarget.errors import ConfigRefused
 from wireproto.barrier import GROUP_NAME_BYTES_MAX
@@ -18,8 +18,7 @@ DISK_UUID = "disk-uuid:"
 DEFAULT_STATE = Path("/var/lib/homeward/masttarget")
 
 
-@dataclass(frozen=True, slots=True)
-class DiskConfig:
+class DiskConfig(Record):
     """One target disk. `create` is a format's name or empty; `journal` is where its journal directory goes."""
 
     item: uuid.UUID
@@ -38,15 +37,14 @@ class DiskConfig:
     """Whether identity, generation and session number outlive a published cycle (a sync of its own leaves nothing)."""
 
 
-@dataclass(frozen=True, slots=True)
-class MasttargetConfig:
+class MasttargetConfig(Record):
     """All settings of the role."""
 
     host: str
     port: int
     key_file: Path
     state_directory: Path
-    disks: tuple[DiskConfig, ...] = field(default=())
+    disks: tuple[DiskConfig, ...] = ()
     retention: Path | None = None
     """Where old contents and recovery points are kept; None: nowhere."""
     retention_own_volume: bool = True

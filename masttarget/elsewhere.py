@@ -5,13 +5,13 @@ a sector that is sent, never a wrong one.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from _native import compare, refer
 from disks.disk import Disk, Extent, Format
 from drcore.buffers import buffer
 from drcore.limits import REFERENCE_SLOTS_MAX
+from drcore.record import Record
 from drcore.units import (
     BLOCK_BYTES,
     BLOCK_SECTORS,
@@ -49,8 +49,7 @@ class Rooms(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Record):
     """A batch of references as far as it could be resolved.
 
     `runs` are whole blocks to be written: (first block, count, content, digests); the views are valid until the next

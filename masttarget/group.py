@@ -13,11 +13,11 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
 from drcore.errors import HomewardError
 from drcore.limits import GROUP_FREEZE_SECONDS_MAX, GROUP_GATHER_SECONDS_MAX
+from drcore.record import Changing, made
 from masttarget.config import DiskConfig
 from masttarget.errors import GroupVoid
 from masttarget.points import Kind, PointDisk
@@ -58,15 +58,14 @@ def after(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
     return timer.cancel
 
 
-@dataclass(slots=True)
-class Round:
+class Round(Changing):
     """One attempt at a common point; the sets are of items."""
 
     point: bytes
-    members: dict[bytes, Session] = field(default_factory=dict)
-    frozen: set[bytes] = field(default_factory=set)
-    harvested: set[bytes] = field(default_factory=set)
-    commits: dict[bytes, Commit] = field(default_factory=dict)
+    members: dict[bytes, Session] = made(factory=dict)
+    frozen: set[bytes] = made(factory=set)
+    harvested: set[bytes] = made(factory=set)
+    commits: dict[bytes, Commit] = made(factory=dict)
     prepared: bool = False
     deciding: bool = False
     """Every commit has come: what happens to a member now happens to the next round."""
@@ -225,7 +224,7 @@ def groups_of(disks: tuple[DiskConfig, ...], new_point: Callable[[], bytes]) -> 
 
 def encode_note(group: str, point: bytes, members: dict[bytes, list[PointDisk]]) -> bytes:
     """What becomes a common point."""
-    found = {item.hex(): [asdict(disk) for disk in disks] for item, disks in members.items()}
+    found = {item.hex(): [disk.as_dict() for disk in disks] for item, disks in members.items()}
     note = {"version": NOTE_VERSION, "group": group, "point": point.hex(), "members": found}
     return json.dumps(note, separators=(",", ":")).encode()
 

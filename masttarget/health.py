@@ -7,12 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import Enum
 
 from drcore.clock import Clock
 from drcore.errors import HomewardError
 from drcore.limits import RATE_WINDOW_SECONDS
+from drcore.record import Changing, Record, made
 from drcore.units import BLOCK_BYTES
 from masttarget.points import GOOD, Points
 from masttarget.ports import Log
@@ -29,8 +29,7 @@ class Health(Enum):
     """It cannot go on by itself: the disk failed, or its cycle waits for room on the retention volume."""
 
 
-@dataclass(slots=True)
-class Meter:
+class Meter(Changing):
     """What one configured disk went through since the master target started; written by whoever does it."""
 
     item: str
@@ -65,8 +64,7 @@ class Meter:
         self.point, self.in_sync_at = point, now
 
 
-@dataclass(frozen=True, slots=True)
-class DiskHealth:
+class DiskHealth(Record):
     """One disk as of one instant. `eta_seconds` is None where nothing tells it."""
 
     item: str
@@ -88,9 +86,8 @@ class DiskHealth:
     failure: str
 
 
-@dataclass(slots=True)
-class _Track:
-    samples: deque[tuple[float, int]] = field(default_factory=deque)
+class _Track(Changing):
+    samples: deque[tuple[float, int]] = made(factory=deque)
     exceeded: bool = False
     health: Health = Health.HEALTHY
 

@@ -22,9 +22,9 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
+from drcore.record import Record
 from drcore.units import DIGEST_BYTES
 from masttarget.target import AppliedRun
 
@@ -43,8 +43,7 @@ APPLIED_BYTES_MAX: Final = 1024 * 1024
 """Of one record: a data frame of 1 MiB changes at most 4,096 blocks, 32 bytes each when none are neighbours."""
 
 
-@dataclass(frozen=True, slots=True)
-class CleanClose:
+class CleanClose(Record):
     """How the target's files looked when the master target closed them in order; trusted only if they still do."""
 
     files: tuple[tuple[int, int, int], ...]
@@ -54,8 +53,7 @@ class CleanClose:
     """BLAKE3 of the kept digest map, hex."""
 
 
-@dataclass(frozen=True, slots=True)
-class CycleRecord:
+class CycleRecord(Record):
     """Where a disk's open cycle stands. All identifiers are hex."""
 
     item: str
@@ -73,7 +71,7 @@ class CycleRecord:
 
     def encode(self) -> bytes:
         """The JSON text."""
-        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+        return json.dumps(self.as_dict(), indent=1).encode() + b"\n"
 
     @classmethod
     def decode(cls, data: bytes) -> "CycleRecord":
@@ -109,8 +107,7 @@ class CycleRecord:
             raise ValueError("a field that makes no sense")
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedFrame:
+class AppliedFrame(Record):
     """One frame of a stream and the blocks it changed."""
 
     session: int

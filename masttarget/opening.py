@@ -1,7 +1,6 @@
 """From a configured disk to an open target: existence, identity, size, and what an earlier run left."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 
 from _native import digest
 from disks.digestmap import DigestMap
@@ -10,6 +9,7 @@ from disks.scan import PIECE_BYTES, pieces
 from drcore.buffers import buffer
 from drcore.clock import Clock
 from drcore.errors import HomewardError
+from drcore.record import Changing
 from drcore.units import parts
 from masttarget.commit import GroupCommit
 from masttarget.config import DiskConfig
@@ -39,8 +39,7 @@ NOBODY = 0
 """The session number of no session: sessions count from 1."""
 
 
-@dataclass(slots=True)
-class OpenDisk:
+class OpenDisk(Changing):
     """A target that is open, with its journal and its committing loop."""
 
     config: DiskConfig
@@ -63,7 +62,7 @@ class OpenDisk:
             raise TargetFailed(path=str(self.config.path), reason=str(self.commit.failure))
         self.target.take_over(session)  # first: an older session that is just publishing is done, or will not
         size = self.target.data_bytes  # the source may have been resized since the cycle began
-        record = replace(self.record, generation=generation, session=session, source_bytes=size, closed=None)
+        record = self.record.but(generation=generation, session=session, source_bytes=size, closed=None)
         self.journal.store(record)
         self.record = record
         self.begun = True
@@ -95,7 +94,7 @@ class OpenDisk:
 
     def publish(self, point: bytes) -> None:
         """The point is durable."""
-        self.record = replace(self.record, published=point.hex())
+        self.record = self.record.but(published=point.hex())
         self.journal.store(self.record)
 
     def close(self, store: TargetStore) -> None:
@@ -130,7 +129,7 @@ class OpenDisk:
                 # A device is read again in any case: its mark notices less than a file's.
                 unkept = finished or not files
                 root = "" if unkept else self.journal.keep_map(self.target.digests.windows())
-                self.journal.store(replace(self.record, closed=CleanClose(files, change_mark, root)))
+                self.journal.store(self.record.but(closed=CleanClose(files, change_mark, root)))
         finally:
             self.journal.close()
             self.target.close_maps()
@@ -231,7 +230,7 @@ def _keep_undo(
     """What the disk's writes overwrite is kept from now on. Errors: those of opening a retention journal."""
     cycle = retention.open_cycle()
     if record.created and not record.cycle:
-        record = replace(record, cycle=cycle)
+        record = record.but(cycle=cycle)
         journal.store(record)  # before the points of a target that was here before are given up
     undo = retention.open_disk(
         Identity(config.item.bytes, config.disk.bytes, target.data_bytes),
@@ -300,7 +299,7 @@ def _create(
             journal.store(finished)
         raise
     try:
-        record = replace(record, identity=store.identity(disk))
+        record = record.but(identity=store.identity(disk))
         journal.store(record)
     except BaseException:
         disk.close()

@@ -8,13 +8,13 @@ space, and a JSON object. Byte tables: docs/journal.md.
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, Protocol
 
 from _native import undo
 from drcore.limits import POINTS_LINE_BYTES_MAX
+from drcore.record import Record
 from masttarget.errors_retention import ClockBackwards, PointsDamaged, PointUnknown
 
 VERSION: Final = 2
@@ -39,8 +39,7 @@ GOOD: Final = (Kind.CRASH_CONSISTENT, Kind.APP_CONSISTENT)
 """Kinds that a machine can be started from."""
 
 
-@dataclass(frozen=True, slots=True)
-class PointDisk:
+class PointDisk(Record):
     """A disk in a point. Roots are hex, empty where nobody computed them."""
 
     disk: str
@@ -51,8 +50,7 @@ class PointDisk:
     """What was read again from the medium for `content_root`: `written` (since the point before) or `full`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Record):
     """A recovery point. `sequence` is also the number of the cycle that ended with it; `time_ms` since 1970, UTC."""
 
     id: str
@@ -79,7 +77,7 @@ class Point:
 
     def encode(self) -> dict[str, Any]:
         """As it goes into the list."""
-        return {**asdict(self), "kind": self.kind.value}
+        return {**self.as_dict(), "kind": self.kind.value}
 
     @classmethod
     def decode(cls, found: dict[str, Any]) -> "Point":

@@ -7,12 +7,12 @@ it is called when every frame of every disk is durable, and no disk begins the n
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import RETENTION_SECONDS
+from drcore.record import Record
 from masttarget.errors_retention import (
     LastPoint,
     PointInUse,
@@ -80,16 +80,14 @@ class RetentionStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Record):
     """A rung of a ladder: of points older than `after_seconds`, one in `every_seconds` is kept."""
 
     after_seconds: float
     every_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Record):
     """How long points are kept. Without a ladder every point of the window is (the failback policy, R137)."""
 
     seconds: float = RETENTION_SECONDS

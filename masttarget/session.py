@@ -2,12 +2,12 @@
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from disks.errors import FlushFailed, ImageDamaged, ImageFull, NoSpace, ReadFailed, WriteFailed
 from drcore.clock import Clock
 from drcore.errors import HomewardError
 from drcore.limits import HEARTBEAT_SECONDS, SESSION_LINKS_MAX
+from drcore.record import Changing, made
 from masttarget.errors import Diverged, JournalFailed, Stopping, TargetFailed
 from masttarget.opening import OpenDisk
 from masttarget.points import PointDisk
@@ -48,8 +48,7 @@ def part(link: Link, error: HomewardError) -> None:
     link.finish()
 
 
-@dataclass(slots=True)
-class Session:
+class Session(Changing):
     """The current session of an item. `primary` is its first lane, which carries the dialogue."""
 
     number: int
@@ -57,25 +56,25 @@ class Session:
     primary: Link
     offers: tuple[DiskOffer, ...]
     disks: list[OpenDisk]
-    links: list[Link] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    plain_bytes: list[int] = field(default_factory=list)
-    arrived: threading.Condition = field(default_factory=threading.Condition)
-    finds: list[bool] = field(default_factory=list)
+    links: list[Link] = made(factory=list)
+    frames: list[int] = made(factory=list)
+    plain_bytes: list[int] = made(factory=list)
+    arrived: threading.Condition = made(factory=threading.Condition)
+    finds: list[bool] = made(factory=list)
     """Of each disk, whether the agent was told that references are understood."""
     enrolled: bool = False
     """Whether the agent takes part in its replication group."""
     ended: bool = False
-    over: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = made(factory=threading.Event)
     """Set with `ended`, for whoever sleeps."""
     reason: HomewardError | None = None
     """Why it ended, where that was no part of the dialogue."""
-    failed: dict[int, HomewardError] = field(default_factory=dict)
+    failed: dict[int, HomewardError] = made(factory=dict)
     """Disks, by their place in `disks`, that have stopped while the others go on."""
     finished: bool = False
     published: bytes = bytes(16)
     scanner: threading.Thread | None = None
-    seekers: list[threading.Thread] = field(default_factory=list)
+    seekers: list[threading.Thread] = made(factory=list)
 
     @property
     def item(self) -> bytes:

@@ -4,10 +4,10 @@ A point needs every record of the cycles after it. Damage in a segment costs the
 good: that one holds nothing older than the cycle in its header, and its first point is the one before that cycle's end.
 """
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from drcore.errors import HomewardError
+from drcore.record import Changing, made
 from masttarget.errors_retention import (
     ClockBackwards,
     RetentionFailed,
@@ -30,8 +30,7 @@ from masttarget.segments import (
 _DAMAGE: Final = (SegmentDamaged, SegmentMissing, SegmentForeign, ClockBackwards)
 
 
-@dataclass(slots=True)
-class Standing:
+class Standing(Changing):
     """See the module. `points_from`: points of this sequence and newer can be used; None: none of them."""
 
     points_from: int | None = 0
@@ -43,8 +42,8 @@ class Standing:
     """Whether there was a history that was given up, and no other has begun."""
     given_up: HomewardError | None = None
     """What older points would need: segments that went with the points that needed them."""
-    errors: list[HomewardError] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    errors: list[HomewardError] = made(factory=list)
+    notes: list[Note] = made(factory=list)
 
     def reason(self, sequence: int) -> HomewardError | None:
         """Why the point cannot be used; None where it can."""

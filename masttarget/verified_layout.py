@@ -5,10 +5,10 @@ docs/journal.md.
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from _native import undo
+from drcore.record import Record
 from drcore.units import DIGEST_BYTES, parts
 
 MAGIC: Final = b"HWVF"
@@ -23,8 +23,7 @@ _PAGE: Final = struct.Struct("<16sQ8x")
 _WHOLE: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedHeader:
+class VerifiedHeader(Record):
     """Which state the pages speak of: that of the point `point` with this `cycle`, whose content root is `root`.
 
     Unless `whole`, pages are being changed: of blocks that were written since the point they may hold either digest.

@@ -6,7 +6,6 @@ is stored, fenced or opened before it. Byte tables in docs/protocol.md.
 """
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from hmac import compare_digest
 from typing import Final
@@ -52,8 +51,7 @@ class DiskOffer(Record):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Record):
     """What the agent asks for. `session` and `lane` speak of an open session when the purpose is a further lane."""
 
     purpose: Purpose

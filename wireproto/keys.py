@@ -7,7 +7,6 @@ sequence. As the connection's secret is new each time, no (key, nonce) pair can 
 """
 
 import hmac
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from drcore.limits import GIB
-from drcore.record import Record
+from drcore.record import Changing, Record
 from drcore.secret import KEY_BYTES, Secret
 from wireproto.errors import SealingExhausted
 
@@ -73,8 +72,7 @@ def connection_secret(shared: Secret, hello: bytes, welcome: bytes, randoms: byt
     return ConnectionSecret(Secret(_expand(Secret(extracted), b"connection", opening, KEY_BYTES)), opening)
 
 
-@dataclass(slots=True)
-class EpochKeys:
+class EpochKeys(Changing):
     """What seals or opens the frames of one epoch of one stream in one direction."""
 
     cipher: AESGCM

@@ -1,11 +1,11 @@
-"""Records behave as frozen, slotted dataclasses of the same fields do."""
+"""Records behave as frozen, slotted dataclasses of the same fields do; what changes as those that are not frozen."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pytest
 
-from drcore.record import Record
+from drcore.record import Changing, Record, made
 
 
 class Pair(Record):
@@ -89,3 +89,51 @@ def test_records_are_matched_by_place() -> None:
 def test_a_record_shows_its_fields() -> None:
     assert repr(Pair(1)) == "Pair(first=1, second='none')" == repr(Model(1)).replace("Model", "Pair")
     assert repr(Nothing()) == "Nothing()"
+
+
+class Count(Changing):
+    """Fields that are set anew, one of them with a default of its own for each."""
+
+    number: int = 0
+    seen: list[int] = made(factory=list)
+
+
+class Outer(Record):
+    """Records within a record."""
+
+    inner: Pair
+    many: tuple[Pair, ...] = ()
+
+
+def test_what_changes_is_set_anew_and_is_equal_by_its_fields() -> None:
+    one, other = Count(), Count()
+    assert one == other
+    one.number += 2
+    one.seen.append(7)
+    assert (one, other) == (Count(2, [7]), Count(seen=[]))
+    assert not hasattr(one, "__dict__")
+    with pytest.raises(AttributeError):
+        one.third = 3  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one)
+
+
+def test_as_another_with_some_fields_instead() -> None:
+    assert Pair(1, "a").but(second="b") == Pair(1, "b")
+    assert Count(1, [2]).but(number=3) == Count(3, [2])
+    with pytest.raises(TypeError):
+        Pair(1).but(third=1)
+
+
+def test_fields_by_name_also_of_records_within() -> None:
+    assert Outer(Pair(1), (Pair(2, "a"),)).as_dict() == {
+        "inner": {"first": 1, "second": "none"},
+        "many": ({"first": 2, "second": "a"},),
+    }
+
+
+def test_the_standard_library_takes_them_for_dataclasses() -> None:
+    assert replace(Pair(1), first=2) == Pair(2)
+    assert asdict(Outer(Pair(1))) == Outer(Pair(1)).as_dict()
+    assert [field.name for field in fields(Count(1))] == ["number", "seen"]
+    assert [field.name for field in fields(Pair)] == ["first", "second"]
