@@ -14,7 +14,6 @@ variables are sentences into which the facts are formatted:
         source_bytes: int
 """
 
-import inspect
 import re
 from enum import Enum
 from pathlib import PurePath
@@ -51,7 +50,7 @@ class HomewardError(Exception):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = tuple(name for name in inspect.get_annotations(cls) if not name.startswith("_"))
+        own = tuple(name for name in cls.__annotations__ if not name.startswith("_"))
         cls._facts = (*cls._facts, *own)
         if "code" not in cls.__dict__:
             return

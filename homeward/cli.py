@@ -1,31 +1,26 @@
 """The `homeward` command: verbs, options, exit codes. It decides nothing; it calls the roles and shows their words."""
 
-import contextlib
-import gc
-import os
-import resource
 import sys
 import time
-from dataclasses import dataclass
-from io import FileIO, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from disks.disk import CREATED, Format
-from drcore.errors import HomewardError, coded
+from agent.errors import Stopped
+from disks.disk import Format
+from drcore.errors import HomewardError
+from drcore.record import Changing
 from drcore.settings import SettingsError, parse_rate
-from drcore.units import BLOCK_BYTES
 from homeward import show
-from homeward.errors import NotConfirmed, UsageRefused
+from homeward.ending import DONE, ERROR, NO, carry_out
+from homeward.errors import UsageRefused
+from homeward.quick import COMPRESSIONS, CREATABLE, FORMATS
 from homeward.status import status_option, telling
-from homeward.stopping import Hangup, Interrupt, leave
+from homeward.stopping import Hangup, Interrupt
 
 if TYPE_CHECKING:
     from disks import catalogue
-
-DONE, NO, ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 class Rate(click.ParamType[int]):
@@ -42,10 +37,6 @@ class Rate(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-FORMATS = tuple(kind.value for kind in Format)
-CREATABLE = tuple(kind.value for kind in (*CREATED, Format.VMDK_STREAM_OPTIMIZED))
-GARBAGE_THRESHOLD = 20_000
-"""Objects between two searches for cycles: at Python's own 700 they take a sixth of the time of all imports."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_argument = click.Path(path_type=Path)
 
@@ -84,8 +75,7 @@ class _MasttargetVerbs(_Commands):
         return {str(command.name): command for command in verbs}
 
 
-@dataclass(slots=True)
-class Run:
+class Run(Changing):
     """What one call of the command carries from the group to its end."""
 
     debug: bool = False
@@ -114,9 +104,10 @@ def cli(run: Run, debug: bool) -> None:
 def info(run: Run, image: Path, told: str | None, checks: bool, as_json: bool) -> None:
     """Shows what a disk image is, and with --check what is wrong with its structure, and where."""
     from disks import catalogue
+    from homeward.noticing import notice
 
     kind = Format(told) if told else None
-    _notice(image)
+    notice(image)
     if checks:
         checked = catalogue.check(image, kind)
         run.exit_code = NO if checked.damaged else DONE
@@ -164,56 +155,16 @@ def compare(
     as_json: bool,
 ) -> None:
     """Tells exactly what differs between two disks, and what a sync would send. Exit 0: equal, 1: different."""
-    from agent import measure
-    from agent.errors import Stopped
-    from disks import catalogue
+    from homeward import comparing
 
-    began = time.monotonic()
-    stopped = Interrupt()
-    _notice(source, target)
-    first = catalogue.open_source(source, Format(source_format) if source_format else None)
-    second = catalogue.open_source(target, Format(target_format) if target_format else None)
-    measure.check_sizes(first, second, str(target), allow_larger=allow_larger)
-    found = measure.Measurement()
-
-    def standing() -> show.Standing:
-        return show.Standing(found.bytes_done, found.virtual_size, found.bytes_done, "comparing")
-
-    with stopped, show.progress(standing):
-        measure.measure(first, second, found, lambda: stopped.asked)
-    if stopped.asked:
-        raise Stopped()
-    first.close()
-    second.close()
-    run.exit_code = NO if found.blocks_changed else DONE
-    seconds = round(time.monotonic() - began, 3)
-    if as_json:
-        show.answer_json(
-            {
-                "virtual_size": found.virtual_size,
-                "block_size": 65536,
-                "blocks_total": found.blocks_total,
-                "blocks_changed": found.blocks_changed,
-                "sectors_changed": found.sectors_changed,
-                "bytes_changed": found.bytes_changed,
-                "bytes_zero": found.bytes_zero,
-                "bytes_to_send": found.bytes_to_send,
-                "bytes_to_send_is": "exact" if found.exact else "sampled",
-                "seconds": seconds,
-            }
-        )
-        return
-    if not found.blocks_changed:
-        show.answer(f"equal: {show.size(found.virtual_size)} compared in {show.duration(seconds)}")
-        return
-    about = "" if found.exact else "about "
-    show.answer(
-        f"different: {show.count(found.blocks_changed)} of {show.count(found.blocks_total)} blocks (64 KiB), "
-        f"in them {show.counted(found.sectors_changed, 'sector')} (4 KiB), {show.size(found.bytes_changed)}"
+    run.exit_code = comparing.compare(
+        source,
+        target,
+        source_format=source_format,
+        target_format=target_format,
+        allow_larger=allow_larger,
+        as_json=as_json,
     )
-    show.answer(f"of those bytes {show.size(found.bytes_zero)} become zero")
-    show.answer(f"a sync would send {about}{show.size(found.bytes_to_send)} of content, compressed")
-    show.answer(f"compared {show.size(found.virtual_size)} in {show.duration(seconds)}")
 
 
 class _Sync(click.Command):
@@ -237,9 +188,7 @@ class _Sync(click.Command):
 @click.option(
     "--bandwidth", type=Rate(), help="At most so many bytes a second on the wire, such as 50M or 50Mi."
 )
-@click.option(
-    "--compression", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True
-)
+@click.option("--compression", type=click.Choice(COMPRESSIONS), default="auto", show_default=True)
 @click.option("--allow-larger", is_flag=True, help="Accept a target that is larger than the source.")
 @click.option("--adopt", is_flag=True, help="The target is the right one: do not ask.")
 @click.option("--lanes", type=click.IntRange(1, 16), default=1, show_default=True, help="Connections to use.")
@@ -252,7 +201,9 @@ class _Sync(click.Command):
     help="Where a broken sync onto a device is remembered.",
 )
 @json_option
+@click.pass_obj
 def sync(
+    run: Run,
     source: Path | None,
     target: Path | None,
     undo: bool,
@@ -283,152 +234,22 @@ def sync(
         return
     if source is None or target is None:
         raise click.UsageError(f"Missing argument '{'SOURCE' if source is None else 'TARGET'}'.")
-    from agent.config import Compression
-    from disks.disk import Format
-    from homeward.local import LocalSync, SyncOrder
+    from homeward import syncing
 
-    began = time.monotonic()
-    if create and Format(create) is Format.VMDK_STREAM_OPTIMIZED and not os.path.lexists(target):
-        _sync_whole(source, source_format, target, as_json=as_json)
-        return
-    order = SyncOrder(
-        source=source.absolute(),
-        target=target,
-        create=create or "",
-        source_format=Format(source_format) if source_format else None,
-        target_format=Format(target_format) if target_format else None,
+    run.exit_code = syncing.sync(
+        source,
+        target,
+        create=create,
+        source_format=source_format,
+        target_format=target_format,
         bandwidth=bandwidth,
-        compression=Compression(compression),
+        compression=compression,
         allow_larger=allow_larger,
-        adopt=adopt or _confirmed(source, source_format, target, target_format, state_directory),
+        adopt=adopt,
         lanes=lanes,
+        state_directory=state_directory,
+        as_json=as_json,
     )
-    local = LocalSync(order, state_directory, lambda error, wait: None)
-    warned = False
-
-    def standing() -> show.Standing:
-        nonlocal warned
-        if local.agent is not None and local.agent.progress.overwrites and not warned:
-            warned = True
-            show.say(f"{target}: what is overwritten is kept; homeward sync --undo {target} brings it back")
-        return _standing(local.agent)
-
-    with Interrupt(local.stop):
-        local.start()
-        _notice(source, target)
-        with show.progress(standing):
-            report = local.run()
-    _tell_sync(report, round(time.monotonic() - began, 3), as_json=as_json)
-
-
-def _sync_whole(source: Path, source_format: str | None, target: Path, *, as_json: bool) -> None:
-    """`sync --create` of a format that is written from end to end, in this process."""
-    from homeward.whole import WholeSync
-
-    began = time.monotonic()
-    whole = WholeSync(source, Format(source_format) if source_format else None, target)
-    _notice(source)
-
-    def standing() -> show.Standing:
-        return show.Standing(
-            whole.bytes_done, whole.bytes_total, whole.bytes_done, "writing and reading back"
-        )
-
-    with Interrupt(whole.stop), show.progress(standing):
-        report = whole.run()
-    _tell_sync(report, round(time.monotonic() - began, 3), as_json=as_json)
-
-
-def _notice(*paths: Path) -> None:
-    """Whoever names a file that is raw by its name and begins as a container does is told so, and that it is raw."""
-    from disks import catalogue
-
-    for path in paths:
-        with contextlib.suppress(HomewardError):  # what is wrong with the path is told by who opens it
-            found = catalogue.disguised(path)
-            if found is not None:
-                show.say(f"notice: {found}")
-
-
-def _tell_sync(report: Any, seconds: float, *, as_json: bool) -> None:
-    cpu = round(_cpu_seconds(), 3)
-    disk = report.disks[0]
-    if as_json:
-        show.answer_json(
-            {
-                "virtual_size": disk.virtual_size,
-                "blocks_sent": disk.blocks_sent,
-                "sectors_sent": disk.sectors_sent,
-                "blocks_referenced": disk.blocks_referenced,
-                "sectors_referenced": disk.sectors_referenced,
-                "bytes_sent": report.bytes_sent,
-                "bytes_received": report.bytes_received,
-                "bytes_resent": disk.bytes_resent,
-                "resumed": report.resumed,
-                "root": disk.root.hex(),
-                "seconds": seconds,
-                "cpu_seconds": cpu,
-            }
-        )
-        return
-    _summary(report, seconds, cpu)
-
-
-def _summary(report: Any, seconds: float, cpu: float) -> None:
-    for disk in report.disks:
-        again = " (a broken run went on)" if report.resumed else ""
-        show.answer(f"done in {show.duration(seconds)}{again}: source and target hold the same")
-        if len(report.disks) > 1:
-            show.answer(f"disk      {disk.disk}, {show.size(disk.virtual_size)}")
-        show.answer(
-            f"sent      {show.counted(disk.blocks_sent, 'block')}, in "
-            f"{'it' if disk.blocks_sent == 1 else 'them'} {show.counted(disk.sectors_sent, 'sector')}, "
-            f"{show.size(disk.content_bytes)} of content"
-        )
-        if disk.bytes_resent:
-            show.answer(f"again     {show.size(disk.bytes_resent)} that a broken run had sent already")
-        show.answer(f"root      {disk.root.hex()}")
-    total = sum(disk.virtual_size for disk in report.disks)
-    show.answer(
-        f"network   {show.size(report.bytes_sent)} out, {show.size(report.bytes_received)} in, "
-        f"for {show.size(total)} of disk"
-    )
-    show.answer(f"CPU       {show.duration(cpu)}")
-
-
-def _standing(agent: Any) -> show.Standing:
-    if agent is None:
-        return show.Standing(0, 0, 0, "starting")
-    now = agent.progress
-    if now.waits:
-        return show.Standing(
-            now.compared_bytes, now.total_bytes, now.bytes_sent, "waiting for room at the master target"
-        )
-    if now.compared_bytes < now.total_bytes:
-        return show.Standing(now.compared_bytes, now.total_bytes, now.bytes_sent, "comparing and sending")
-    sent, ordered = now.sent_blocks * BLOCK_BYTES, now.ordered_blocks * BLOCK_BYTES
-    return show.Standing(sent, ordered, now.bytes_sent, "sending the rest")
-
-
-def _confirmed(source: Path, source_told: str | None, target: Path, told: str | None, state: Path) -> bool:
-    """Whether the operator has confirmed the target; in a script files need no confirmation, devices always do."""
-    from disks import catalogue
-    from disks.disk import Format
-    from homeward.local import Workplace
-
-    if not target.exists() or Workplace(target, state).resumes:
-        return False
-    if not sys.stdin.isatty() or not sys.stderr.isatty():
-        return not target.is_block_device()
-    for label, path, kind in (("source", source, source_told), ("target", target, told)):
-        disk = catalogue.open_source(path, Format(kind) if kind else None)
-        show.identity(label, catalogue.identity(disk))
-        disk.close()
-    if not click.confirm(
-        "Is this target the disk to be overwritten with the source?", default=False, err=True
-    ):
-        raise NotConfirmed(path=str(target))
-    return True
 
 
 @cli.group(cls=_MasttargetVerbs)
@@ -475,6 +296,7 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
     """Runs one cycle: brings the item's disks at the master target up to date."""
     from agent import config as settings
     from agent.main import Agent
+    from homeward.reporting import cpu_seconds, standing_of, summary
 
     began = time.monotonic()
 
@@ -493,7 +315,7 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
         if role.progress.waits != waited:
             waited = not waited
             show.say(show.WAITS_FOR_ROOM if waited else "there is room again: the cycle goes on")
-        return _standing(role)
+        return standing_of(role)
 
     def settings_again() -> None:
         try:
@@ -509,9 +331,9 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
     ):
         report = role.run()
     seconds = round(time.monotonic() - began, 3)
-    cpu = round(_cpu_seconds(), 3)
+    cpu = round(cpu_seconds(), 3)
     if not as_json:
-        _summary(report, seconds, cpu)
+        summary(report, seconds, cpu)
         return
     disks = [
         {
@@ -541,60 +363,23 @@ def agent_sync(config_path: Path, status: Path | None, as_json: bool) -> None:
     )
 
 
-def _cpu_seconds() -> float:
-    """User and system time of this process and of those it has waited for."""
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def _standard_descriptors() -> None:
-    """Descriptors 0 to 2 are open: no disk may ever be opened as one of them and take somebody's messages."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:
-            setattr(sys, name, TextIOWrapper(FileIO(number, "w", closefd=False)))
-
-
-def _fail(error: HomewardError, code: int) -> NoReturn:
-    if "--json" in sys.argv[1:]:
-        show.answer_json(error.as_json())
-    show.say(str(error))
-    sys.exit(code)
-
-
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 the answer is no, 2 a coded error, 130 interrupted."""
-    from agent.errors import Stopped
-
-    gc.set_threshold(GARBAGE_THRESHOLD)
     run = Run()
-    _standard_descriptors()
+    carry_out(lambda: _command(run), lambda: run.debug)
+
+
+def _command(run: Run) -> int:
+    """What the command line asks for was done; answers the exit code. What click says is said in our words."""
     try:
         cli.main(standalone_mode=False, obj=run)
-        show.finish()
-    except Stopped as error:
-        _fail(error, INTERRUPTED)
-    except HomewardError as error:
-        _fail(error, ERROR)
-    except click.exceptions.Abort:
-        _fail(Stopped(), INTERRUPTED)
-    except KeyboardInterrupt:
-        _fail(Stopped(), INTERRUPTED)
+    except click.exceptions.Abort as error:
+        raise Stopped() from error
     except click.exceptions.NoArgsIsHelpError as error:
         show.say(error.format_message())
-        sys.exit(ERROR)
+        return ERROR
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "homeward"
-        _fail(UsageRefused(reason=error.format_message().rstrip("."), help=f"{command} --help"), ERROR)
-    except BrokenPipeError:
-        sys.exit(ERROR)
-    except Exception as error:
-        if run.debug:
-            import traceback
-
-            traceback.print_exc()
-        _fail(coded(error), ERROR)
-    leave(run.exit_code)
+        raise UsageRefused(reason=error.format_message().rstrip("."), help=f"{command} --help") from error
+    return run.exit_code

@@ -1,6 +1,5 @@
 """What people see: progress on stderr, summaries, sizes and times in plain words. Scripts get JSON instead."""
 
-import json
 import os
 import sys
 import threading
@@ -10,13 +9,13 @@ from contextlib import contextmanager
 from io import FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, Final
 
-from disks.disk import Format
 from drcore.record import Record
 from homeward.errors import OutputFailed
 
 if TYPE_CHECKING:
     from disks.catalogue import ImageInfo
     from disks.check import Finding
+    from disks.disk import Format
     from disks.identity import DiskIdentity
 
 WAITS_FOR_ROOM: Final = (
@@ -188,10 +187,12 @@ def _result(text: str, *, last: bool = False) -> None:
 
 def answer_json(found: dict[str, Any]) -> None:
     """The one JSON object on stdout."""
+    import json  # here: people never pay for it
+
     _result(json.dumps(found) + "\n")
 
 
-def image(found: "ImageInfo | None", told: Format | None) -> dict[str, Any]:
+def image(found: "ImageInfo | None", told: "Format | None") -> dict[str, Any]:
     """The object that `info --json` prints; everything but a told format is null of an image that cannot be opened."""
     if found is None:
         unknown = dict.fromkeys(("virtual_size", "allocated_bytes", "grain_size"))
