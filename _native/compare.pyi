@@ -25,6 +25,26 @@ def compare_sectors(source: Buffer, target: Buffer, out_bitmaps: Buffer) -> tupl
     a short sector counts with the bytes it has.
     """
 
+WORK_BYTES: int
+"""What `compare_places` needs to work in."""
+
+def compare_places(
+    source: int,
+    source_start: int,
+    target: int,
+    target_start: int,
+    length: int,
+    work: Buffer,
+    out_bitmaps: Buffer,
+) -> tuple[int, int, int, int, int]:
+    """As `compare_sectors`, of the `length` bytes that begin at `source_start` and `target_start` of two descriptors.
+
+    They are read here, a small piece at a time into `work` (`WORK_BYTES`, best at a page's start), so that nothing
+    leaves a core's own cache between being read and being compared; the descriptors are lent. Before the counts the
+    answer says how many bytes were compared: fewer than `length`, in whole blocks, where reading failed or a file
+    ended. Of what lies behind them nothing is said.
+    """
+
 def sector_bitmaps(data: Buffer, secret: Buffer, blocks: int, digests: Buffer, out: Buffer) -> None:
     """`out` (2 bytes for each set bit, exactly) holds the sectors whose digest is not the peer's, in order.
 

@@ -8,6 +8,7 @@ from typing import Final
 from _native import compare, digest, pack
 from agent.errors import TargetLarger, TargetTooSmall
 from disks.disk import Disk
+from disks.linear import lent
 from disks.scan import data_runs
 from drcore.buffers import buffer
 from drcore.limits import FRAME_BYTES_MAX, MIB
@@ -21,6 +22,8 @@ SAMPLE: Final = 16
 PIECE_BYTES: Final = 1 * MIB
 """Read and compared at once: two such pieces leave room in the last-level cache for everybody else's."""
 PIECE_BLOCKS: Final = PIECE_BYTES // BLOCK_BYTES
+STRETCH_BYTES: Final = 8 * MIB
+"""What a thread takes at once: its kernel reads and compares so much without coming back to Python."""
 WORKERS: Final = 2
 """Threads that read and compare; more gain nothing where memory is the limit."""
 
@@ -74,7 +77,7 @@ def measure(source: Disk, target: Disk, progress: Measurement, stopped: Callable
                     place = next(pieces, None)
                 if place is None:
                     break
-                found = worker.piece(*place)
+                found = worker.stretch(*place)
                 with lock:
                     progress.add(found)
                     progress.bytes_done = max(progress.bytes_done, sum(place))
@@ -95,7 +98,7 @@ def measure(source: Disk, target: Disk, progress: Measurement, stopped: Callable
 
 
 def _pieces(source: Disk, target: Disk) -> Iterator[tuple[int, int]]:
-    """(start, length) of what either side may hold data in, whole blocks, ascending, at most `PIECE_BYTES` each."""
+    """(start, length) of what either side may hold data in, whole blocks, ascending, at most `STRETCH_BYTES`."""
     start = end = 0
     for first, behind in merge(data_runs(source, source.size), data_runs(target, source.size)):
         if first > end:
@@ -107,7 +110,7 @@ def _pieces(source: Disk, target: Disk) -> Iterator[tuple[int, int]]:
 
 def _cut(start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end:
-        stop = min(end, start // PIECE_BYTES * PIECE_BYTES + PIECE_BYTES)
+        stop = min(end, start // STRETCH_BYTES * STRETCH_BYTES + STRETCH_BYTES)
         yield start, stop - start
         start = stop
 
@@ -120,6 +123,9 @@ class _Worker:
         self._target = target
         self._a = buffer(PIECE_BYTES)
         self._b = buffer(PIECE_BYTES)
+        self._places = lent(source), lent(target)
+        self._work = buffer(compare.WORK_BYTES)
+        self._found = memoryview(bytearray(2 * (STRETCH_BYTES // BLOCK_BYTES)))
         self._bitmaps = memoryview(bytearray(2 * PIECE_BLOCKS))
         self._frame = buffer(FRAME_BYTES_MAX)
         self._digests = bytes(PIECE_BLOCKS * DIGEST_BYTES)
@@ -147,7 +153,47 @@ class _Worker:
             sampled = self._exact_bytes * self._passed_blocks // max(self._packed, 1)
         return self._exact_bytes + sampled
 
-    def piece(self, start: int, length: int) -> Measurement:
+    def stretch(self, start: int, length: int) -> Measurement:
+        """What differs in one stretch. Errors: `ReadFailed`.
+
+        Where both disks lie in one run of a file, the kernel reads both; what it cannot read is read here, where
+        somebody says why that fails.
+        """
+        found = Measurement()
+        at, end = start, start + length
+        ours, theirs = self._places
+        if ours is not None and theirs is not None:
+            bitmaps = self._found[: 2 * parts(length, BLOCK_BYTES)]
+            done, *counts = compare.compare_places(
+                ours[0], ours[1] + start, theirs[0], theirs[1] + start, length, self._work, bitmaps
+            )
+            found.blocks_changed, found.sectors_changed, found.bytes_changed, found.bytes_zero = counts
+            at += done
+            if found.blocks_changed:
+                self._weigh_stretch(start, done, bitmaps)
+        while at < end:
+            stop = min(end, at // PIECE_BYTES * PIECE_BYTES + PIECE_BYTES)
+            found.add(self._piece(at, stop - at))
+            at = stop
+        return found
+
+    def _weigh_stretch(self, start: int, length: int, bitmaps: memoryview) -> None:
+        """The changed blocks of what the kernel compared count in `bytes_to_send`; they alone are read again."""
+        for first in range(0, parts(length, BLOCK_BYTES), PIECE_BLOCKS):
+            within = bitmaps[2 * first : 2 * min(first + PIECE_BLOCKS, parts(length, BLOCK_BYTES))]
+            if not any(within):
+                continue
+            at = first * BLOCK_BYTES
+            content = self._a[: min(PIECE_BYTES, length - at)]
+            for block in range(len(within) // 2):
+                if any(within[2 * block : 2 * block + 2]):
+                    self._source.read(
+                        start + at + block * BLOCK_BYTES,
+                        content[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES],
+                    )
+            self._weigh(start // BLOCK_BYTES + first, content, within)
+
+    def _piece(self, start: int, length: int) -> Measurement:
         """What differs in one piece."""
         a, b = self._a[:length], self._b[:length]
         self._source.read(start, a)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from disks.backing import Backing
-from disks.disk import Extent, Format
+from disks.disk import Disk, Extent, Format
 from disks.image import check_range, check_writable, merged
 from disks.mapped import FileDisk
 from disks.opening import Newborn
@@ -21,6 +21,13 @@ class LinearDisk(FileDisk):
     def read(self, offset: int, into: memoryview) -> None:
         check_range(self, offset, len(into))
         self._backing.read(self._start + offset, into)
+
+    def lend(self) -> tuple[int, int]:
+        """A descriptor, and where in it the disk's first byte lies: for kernels that read by themselves, until `close`.
+
+        What they cannot read is for `read` to say.
+        """
+        return self._backing.descriptor, self._start
 
     def write(self, offset: int, data: memoryview) -> None:
         check_range(self, offset, len(data))
@@ -50,6 +57,11 @@ class LinearDisk(FileDisk):
     def _runs(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
         for start, count, data in self._backing.runs(self._start + offset, length):
             yield start - self._start, count, data
+
+
+def lent(disk: Disk) -> tuple[int, int] | None:
+    """As `LinearDisk.lend`; None where a disk's bytes do not lie in one run."""
+    return disk.lend() if isinstance(disk, LinearDisk) else None
 
 
 def open_raw(backing: Backing, kind: Format) -> LinearDisk:

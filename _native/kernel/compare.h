@@ -1,6 +1,6 @@
 /* What differs: between two runs of digests, between two spans of bytes, between a span and the peer's digests.
  *
- * All functions are pure, keep no state and may run in any number of threads. Bitmaps of sectors are 16 bits in
+ * All functions keep no state and may run in any number of threads; all but compare_files are pure. Bitmaps of sectors are 16 bits in
  * little-endian order, whatever the machine; bit i stands for sector i of the block.
  */
 #ifndef HOMEWARD_COMPARE_H
@@ -31,6 +31,21 @@ typedef struct {
 /* Writes for each block the bitmap of the sectors that differ, 2 bytes each, and adds up what differs. */
 void compare_spans(const uint8_t *source, const uint8_t *target, size_t length, uint8_t *bitmaps,
                    compare_totals *totals);
+
+/* A run of bytes of an open file or device, which is lent for the call. */
+typedef struct {
+    int descriptor;
+    uint64_t start;
+} compare_place;
+
+/* Bytes of a side that are read and compared at once, whole blocks: both fit a core's own cache. */
+#define COMPARE_PIECE_BYTES (2 * BLOCK_BYTES)
+
+/* As compare_spans for the `length` bytes at each place, read piece by piece into `work` (two pieces, page-aligned
+ * for the kernel's sake). Answers how many bytes were compared: fewer than `length`, in whole pieces, where reading
+ * failed or a file ended; why is for the caller to find out, who reads on from there. */
+uint64_t compare_files(compare_place source, compare_place target, uint64_t length, uint8_t *work, uint8_t *bitmaps,
+                       compare_totals *totals);
 
 /* Writes for each block that `blocks` names, in order, the bitmap of the sectors whose digest is not that of the
  * peer: `digests` holds 256 bytes for each of those blocks. Sectors that a short block lacks never differ. */

@@ -1,6 +1,9 @@
 """What `_native.compare` refuses, and its edges."""
 
+import os
+import random
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +100,58 @@ def test_threads_compare_different_spans() -> None:
     for thread in threads:
         thread.join()
     assert found == {i: [i] * 5 for i in range(4)}
+
+
+def placed(directory: Path, name: str, before: int, content: bytes) -> tuple[int, int]:
+    """A descriptor and where in its file the content begins."""
+    path = directory / name
+    path.write_bytes(bytes([7]) * before + content)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC), before
+
+
+@pytest.mark.parametrize(
+    "length", [0, 1, SECTOR + 1, BLOCK, 2 * BLOCK, 2 * BLOCK + 1, 9 * BLOCK - 3, 33 * BLOCK]
+)
+def test_files_differ_as_their_bytes_do(tmp_path: Path, length: int) -> None:
+    chance = random.Random(length)
+    source = bytearray(chance.randbytes(length))
+    source[: length // 3] = bytes(length // 3)
+    target = bytearray(source)
+    for at in chance.sample(range(length), min(length, 12)):
+        target[at] ^= 1
+    blocks = -(-length // BLOCK)
+    expected = bytearray(2 * blocks)
+    counts = compare.compare_sectors(source, target, expected)
+    ours, theirs = placed(tmp_path, "a", 512, bytes(source)), placed(tmp_path, "b", 0, bytes(target))
+    bitmaps = bytearray(b"\xff" * (2 * blocks))
+    found = compare.compare_places(*ours, *theirs, length, bytearray(compare.WORK_BYTES), bitmaps)
+    assert found == (length, *counts)
+    assert bitmaps == expected
+    for descriptor, _ in (ours, theirs):
+        os.close(descriptor)
+
+
+def test_what_cannot_be_read_is_left_to_the_caller(tmp_path: Path) -> None:
+    whole, short = bytes(9 * BLOCK), bytes(5 * BLOCK + 1)
+    ours, theirs = placed(tmp_path, "a", 0, whole), placed(tmp_path, "b", 0, short)
+    work, bitmaps = bytearray(compare.WORK_BYTES), bytearray(18)
+    for first, second in ((ours, theirs), (theirs, ours)):
+        done, *counts = compare.compare_places(*first, *second, len(whole), work, bitmaps)
+        assert 0 < done <= 5 * BLOCK
+        assert done % BLOCK == 0
+        assert counts == [0, 0, 0, 0]
+    for descriptor, _ in (ours, theirs):
+        os.close(descriptor)
+    assert compare.compare_places(-1, 0, -1, 0, len(whole), work, bitmaps) == (0, 0, 0, 0, 0)
+
+
+def test_places_and_room_that_cannot_be_are_refused() -> None:
+    work = bytearray(compare.WORK_BYTES)
+    with pytest.raises(ValueError, match="work has"):
+        compare.compare_places(0, 0, 0, 0, BLOCK, bytearray(BLOCK), bytearray(2))
+    with pytest.raises(ValueError, match="out_bitmaps has 2 bytes, expected 4"):
+        compare.compare_places(0, 0, 0, 0, BLOCK + 1, work, bytearray(2))
+    with pytest.raises(ValueError, match="4 EiB"):
+        compare.compare_places(0, 1 << 63, 0, 0, BLOCK, work, bytearray(2))
+    with pytest.raises(OverflowError):
+        compare.compare_places(0, -1, 0, 0, BLOCK, work, bytearray(2))
