@@ -190,6 +190,8 @@ UNDO_PIECE_BYTES: Final = 1 * MIB
 """Old content that is read and packed at once: it stays in a core's own cache, and 60 disks have one each."""
 UNDO_FLUSH_BYTES: Final = 4 * MIB
 """Undo records that wait for no one are flushed after so much, so that the write that needs them need not wait."""
+HELD_BYTES_MAX: Final = 64 * MIB
+"""Frames of all lanes that wait until what they overwrite is durable; beyond that each waits alone."""
 RETENTION_SECONDS: Final = 24 * 3600
 """The failback policy keeps every point for so long (R137)."""
 RPO_SECONDS: Final = 15 * 60.0

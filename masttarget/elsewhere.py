@@ -4,6 +4,7 @@ The index is a hint. Whatever it leads to is read and digested again before it i
 a sector that is sent, never a wrong one.
 """
 
+import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from drcore.units import (
 )
 from masttarget.errors import DataMalformed
 
+_ENTRY = struct.Struct("<QHH20x")
 SLOTS_MIN = 1024
 ALL_SECTORS = (1 << BLOCK_SECTORS) - 1
 
@@ -62,6 +64,15 @@ class Found(Record):
     runs: list[tuple[int, memoryview, bytes]]
     missing: list[tuple[int, int]]
     wrong: list[int]
+
+
+def changes(entries: memoryview) -> Iterator[tuple[int, int]]:
+    """The blocks of a frame of references, and which of their sectors (bits) they change, up to what is malformed."""
+    position = 0
+    while position + _ENTRY.size <= len(entries):
+        block, sectors, zeroes = _ENTRY.unpack_from(entries, position)
+        yield block, sectors | zeroes
+        position += _ENTRY.size + sectors.bit_count() * DIGEST_BYTES
 
 
 class Elsewhere:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from masttarget.errors_retention import SlotsTaken
 from masttarget.group import GroupNotes
 from masttarget.groups import Groups
 from masttarget.health import Meter
+from masttarget.held import Held, Room
 from masttarget.journal import CycleRecord
 from masttarget.opening import NOBODY, OpenDisk, check_generation, open_disk
 from masttarget.points import Kind
@@ -40,7 +41,6 @@ from wireproto.messages import (
     DiskState,
     Durable,
     Failed,
-    Message,
     Mismatch,
     Open,
     Opened,
@@ -93,6 +93,7 @@ class Reception:
         self._sessions: dict[bytes, Session] = {}
         self._published: dict[bytes, bytes] = {}
         self._stopping = threading.Event()
+        self._room = Room()
         self._groups.make_good((), self._end_cycle)
 
     def serve(self, link: Link, proved: Callable[[], None]) -> None:
@@ -426,12 +427,21 @@ class Reception:
             with suppress(HomewardError):
                 link.send(stream, Durable(sequence))
 
+        held = Held(self._room, link.more)
+        with closing(held):
+            return self._hear(link, session, held, acknowledge)
+
+    def _hear(self, link: Link, session: Session, held: Held, acknowledge: Acknowledge) -> bool:
         while True:
             event = link.receive()
             if session.ended:
                 continue  # the agent was told; what it had under way is thrown away
             if not isinstance(event, Received):
                 raise MessageRefused(reason="a clear message in a session")
+            if self._waits(session, held, event):
+                continue
+            for one in held.take():
+                self._on_disk(link, session, one, acknowledge)
             match event.message:
                 case Alive():
                     pass
@@ -449,19 +459,33 @@ class Reception:
                     self._commit(link, session, commit)
                 case Enrol() | Frozen() | Harvested() as message:
                     self._groups.gather(link, session, message)
-                case message if event.stream - 1 not in session.failed:
-                    try:
-                        self._content(link, session, event, message, acknowledge)
-                    except OF_A_DISK as error:
-                        if not self._lose(session, event.stream - 1, error):
-                            raise
                 case _:
-                    pass  # on its way before the agent knew that this disk has stopped
+                    self._on_disk(link, session, event, acknowledge)
 
-    def _content(
-        self, link: Link, session: Session, event: Received, message: Message, acknowledge: Acknowledge
-    ) -> None:
-        disk = session.disks[event.stream - 1]
+    def _waits(self, session: Session, held: Held, event: Received) -> bool:
+        """The frame waits for what it overwrites to be durable, and for frames that come meanwhile."""
+        index = event.stream - 1
+        if not isinstance(event.message, Data) or index in session.failed:
+            return False
+        try:
+            return session.disks[index].target.foresee(event.message, session.number) and held.hold(event)
+        except OF_A_DISK as error:
+            if not self._lose(session, index, error):
+                raise
+            return False
+
+    def _on_disk(self, link: Link, session: Session, event: Received, acknowledge: Acknowledge) -> None:
+        """As `_content`; a disk that fails stops alone."""
+        if event.stream - 1 in session.failed:
+            return  # on its way before the agent knew that this disk has stopped
+        try:
+            self._content(link, session, event, acknowledge)
+        except OF_A_DISK as error:
+            if not self._lose(session, event.stream - 1, error):
+                raise
+
+    def _content(self, link: Link, session: Session, event: Received, acknowledge: Acknowledge) -> None:
+        disk, message = session.disks[event.stream - 1], event.message
         match message:
             case Children():
                 link.send(event.stream, disk.target.answer(message))
@@ -540,7 +564,7 @@ class Reception:
             # What is published is what was judged: no frame and no newer session comes in between.
             for disk in session.disks:
                 stack.enter_context(disk.target.lock)
-            settled = self._judge(session, commit)
+            settled = session.judge(commit)
             if settled and group is None:
                 self._publish(session, commit)
         if not settled:
@@ -548,25 +572,7 @@ class Reception:
         elif group is None:
             link.send(SESSION_STREAM, Published(commit.point))
         elif ready := group.commit(session.item, session, commit):
-            self._groups.publish(group, ready, self._judge, self._publish)
-
-    def _judge(self, session: Session, commit: Commit) -> bool:
-        """Whether nothing is due any more; the disks' locks are held. Errors: `Diverged`, `Fenced`."""
-        if any(disk.target.session != session.number for disk in session.disks):
-            raise Fenced(
-                session=session.number,
-                generation=session.generation,
-                current_session=max(disk.target.session for disk in session.disks),
-                current_generation=max(disk.record.generation for disk in session.disks),
-            )
-        # What was asked for again may have come over other lanes since the agent counted: it has to count anew.
-        ahead = any(got > total.frames for got, total in zip(session.frames, commit.disks, strict=True))
-        unread = any(disk.verified is not None and disk.verified.due for disk in session.disks)
-        if ahead or unread or any(disk.target.mismatched for disk in session.disks):
-            return False
-        for index, total in enumerate(commit.disks):
-            session.check_equal(index, total)
-        return True
+            self._groups.publish(group, ready, Session.judge, self._publish)
 
     def _publish(self, session: Session, commit: Commit) -> None:
         """The point is durable; the disks' locks are held. Errors: those of the retention and of the journals."""

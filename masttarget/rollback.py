@@ -17,7 +17,16 @@ from _native import compare, digest
 from disks.disk import Disk, ExtentKind
 from drcore.buffers import Pool, buffer
 from drcore.limits import SPARE_BUFFERS_MAX, UNDO_PIECE_BYTES
-from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SECTOR_BYTES, SPAN_BLOCKS, SPAN_BYTES, bit_runs, parts
+from drcore.units import (
+    BLOCK_BYTES,
+    BLOCK_SECTORS,
+    DIGEST_BYTES,
+    SECTOR_BYTES,
+    SPAN_BLOCKS,
+    SPAN_BYTES,
+    bit_runs,
+    parts,
+)
 from masttarget.ahead import in_order
 from masttarget.undo import PACKED_BYTES, UndoJournal
 from masttarget.view import PointView
@@ -31,7 +40,8 @@ _KEPT: Final = 24
 """Pieces whose records are in the journal and that wait to be written: with the journal flushed after every 4 MiB, the
 records of the first of them are durable before the last one's come, and nobody waits for the medium."""
 _FEW_SECTORS: Final = 4
-"""A block that differs in no more of its sixteen sectors gets only these."""
+"""A block that differs in more of its sixteen sectors is written as a whole, if all of it is known."""
+_BLOCK_BITS: Final = (1 << BLOCK_SECTORS) - 1
 _NOW: Final = Pool(UNDO_PIECE_BYTES, SPARE_BUFFERS_MAX)
 OnBytes = Callable[[int], None]
 """Told how many bytes were looked at; may raise to stop."""
@@ -47,14 +57,18 @@ class RolledBack:
 
 @dataclass(slots=True)
 class _Piece:
-    """Blocks from `first` on that go back: their old contents, which of them differ now, and records of these."""
+    """Blocks from `first` on that go back: their old contents, which sectors differ now, and records of these.
+
+    What the journal does not have of a block did not change since; `content` has anything there.
+    """
 
     content: memoryview
     packed: memoryview
     sectors: memoryview
-    """Of each block, in which of its sectors (bits) it differs."""
+    """Room for what a comparison says."""
     first: int = 0
     blocks: int = 0
+    covered: int = 0
     differing: int = 0
     missing: int = 0
     packed_bytes: int = 0
@@ -100,14 +114,14 @@ def _pieces(view: PointView) -> Iterator[_Piece]:
 
 
 def _prepare(disk: Disk, view: PointView, undo: UndoJournal, one: _Piece) -> _Piece:
-    """It is known what the blocks held, which of them hold something else now, and what that is is packed."""
+    """It is known what the blocks held, in which sectors they hold something else now, and what that is is packed."""
     start = one.first * BLOCK_BYTES
     length = min(UNDO_PIECE_BYTES, view.size - start)
+    one.covered = view.covered(one.first, _PIECE_BLOCKS)
     view.old_contents(one.first, one.blocks, one.content[:length])
     with _NOW.lend() as now:
-        one.differing = _differing(disk, start, one.blocks, one.content[:length], now[:length], one.sectors)
-        shift = one.first % SPAN_BLOCKS
-        one.missing = one.differing & ~(undo.has(one.first - shift, one.differing << shift) >> shift)
+        one.differing = _differing(disk, start, one, one.content[:length], now[:length])
+        one.missing = undo.missing(one.first, one.differing)
         if one.missing:
             # Somebody waits for a rollback, and there are few: time matters more than room.
             packed = undo.pack(one.first, one.missing, now[:length], one.packed, quick=True)
@@ -115,23 +129,16 @@ def _prepare(disk: Disk, view: PointView, undo: UndoJournal, one: _Piece) -> _Pi
     return one
 
 
-def _differing(
-    disk: Disk, start: int, blocks: int, then: memoryview, now: memoryview, sectors: memoryview
-) -> int:
-    """Which blocks do not hold yet what they held at the point, `then`; `now` has what they hold.
-
-    `sectors` says of each in which of its sectors.
-    """
+def _differing(disk: Disk, start: int, one: _Piece, then: memoryview, now: memoryview) -> int:
+    """Which sectors do not hold yet what they held at the point, `then`; `now` has what their blocks hold."""
     differing = 0
-    for first, count in bit_runs(blocks):
+    for first, count in bit_runs(one.blocks):
         begin, end = first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, len(then))
         disk.read(start + begin, now[begin:end])
-        found = sectors[first * 2 : (first + count) * 2]
+        found = one.sectors[first * 2 : (first + count) * 2]
         compare.compare_sectors(then[begin:end], now[begin:end], found)
-        for index, differs in enumerate(found.cast("H")):
-            if differs:
-                differing |= 1 << first + index
-    return differing
+        differing |= int.from_bytes(found, "little") << first * BLOCK_SECTORS
+    return differing & one.covered
 
 
 def _write(
@@ -139,10 +146,9 @@ def _write(
 ) -> None:
     start = one.first * BLOCK_BYTES
     length = min(UNDO_PIECE_BYTES, view.size - start)
-    for first, count in bit_runs(one.differing):
-        undo.before_overwrite(one.first + first, count)
-        done.blocks_changed += count
-    for begin, end in _runs(one, length):
+    undo.before_overwrite(one.first, _PIECE_BLOCKS, one.differing)
+    for first, count in bit_runs(_written(one, done)):
+        begin, end = first * SECTOR_BYTES, min((first + count) * SECTOR_BYTES, length)
         if digest.is_zero(one.content[begin:end]):
             disk.zero(start + begin, end - begin)
         else:
@@ -151,20 +157,16 @@ def _write(
     on_bytes(start + length)
 
 
-def _runs(one: _Piece, length: int) -> Iterator[tuple[int, int]]:
-    """What of the piece is written: neighbouring blocks at once; of one that differs in a few sectors only those."""
-    sectors = one.sectors.cast("H")
-    few = 0
-    for first, count in bit_runs(one.differing):
-        for block in range(first, first + count):
-            few |= (sectors[block].bit_count() <= _FEW_SECTORS) << block
-    for first, count in bit_runs(one.differing & ~few):
-        yield first * BLOCK_BYTES, min((first + count) * BLOCK_BYTES, length)
-    for first, count in bit_runs(few):
-        for block in range(first, first + count):
-            for sector, run in bit_runs(sectors[block]):
-                begin = block * BLOCK_BYTES + sector * SECTOR_BYTES
-                yield begin, min(begin + run * SECTOR_BYTES, length)
+def _written(one: _Piece, done: RolledBack) -> int:
+    """The sectors that are written: those that differ, and all of a block that differs in many."""
+    written = one.differing
+    for block in range(_PIECE_BLOCKS):
+        at = block * BLOCK_SECTORS
+        sectors = one.differing >> at & _BLOCK_BITS
+        done.blocks_changed += sectors > 0
+        if sectors.bit_count() > _FEW_SECTORS and one.covered >> at & _BLOCK_BITS == _BLOCK_BITS:
+            written |= _BLOCK_BITS << at
+    return written
 
 
 def root_of(disk: Disk, size: int, secret: bytes, on_bytes: OnBytes) -> str:

@@ -14,9 +14,10 @@ from drcore.buffers import Pool
 from drcore.limits import SPARE_BUFFERS_MAX, UNDO_PIECE_BYTES
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES
 from masttarget.errors_retention import ClockBackwards, SegmentDamaged, SegmentForeign, SegmentMissing
+from masttarget.index import Index
 
 MAGIC: Final = b"HWRJ"
-VERSION: Final = 1
+VERSION: Final = 2
 _HEADER: Final = struct.Struct("<16s4sHH16s16sQQQ16sQQ16x")
 HEADER_BYTES: Final = _HEADER.size
 _RECORD: Final = struct.Struct("<16sQQIIIBBHQ")
@@ -173,13 +174,17 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a walk notes of old contents: `places` and `bitmap` as `_native.undo.scan`, for these cycles."""
+    """What a walk notes of old contents, for these cycles: of a disk of `blocks` blocks, in what is given."""
 
     cycle_min: int = 0
     cycle_max: int = CYCLE_MAX
     blocks: int = 0
-    places: memoryview | None = None
     bitmap: memoryview | None = None
+    """A bit for each block that has a record."""
+    covered: memoryview | None = None
+    """Of each block (u16) the sectors that have one."""
+    index: Index | None = None
+    """That, and where they are."""
 
 
 def place(segment: int, offset: int) -> int:
@@ -205,6 +210,8 @@ class Walk:
         self._disk = disk
         self._wanted = wanted
         self.notes: list[Note] = []
+        self.noted = False
+        """Whether something was."""
         self.reached = Reached()
         self._created_ms = 0
 
@@ -289,15 +296,22 @@ class Walk:
 
     def _scan(self, number: int, data: memoryview, begin: int, offset: int) -> tuple[int, str | None]:
         """How far the records in `data`, which lies at `begin`, are good from `offset` on; what is wrong there."""
-        wanted = self._wanted
+        wanted, index = self._wanted, self._wanted.index
         while True:
-            position, chain, reason, _, _, durable = undo.scan(
+            covered, places, more = wanted.covered, None, None
+            if index is not None:
+                covered, places, more = index.covered, index.places, index.more
+            position, chain, reason, _, noted, durable = undo.scan(
                 data, offset - begin, self.reached.chain, wanted.cycle_min, wanted.cycle_max, wanted.blocks,
-                wanted.places, wanted.bitmap, place(number, begin),
+                wanted.bitmap, covered, places, more, place(number, begin),
             )  # fmt: skip
             offset = begin + position
             self.reached.offset, self.reached.chain = offset, chain
             self.reached.durable = max(self.reached.durable, durable)
+            self.noted = self.noted or noted > 0
+            if reason == undo.NO_ROOM and index is not None:
+                index.grow()
+                continue
             if reason != "":
                 return offset, reason
             record = bytes(data[position : position + undo.HEADER_BYTES + _stored(data, position)])
@@ -350,14 +364,14 @@ def told_durable(data: bytes, offset: int) -> int:
         if len(data) - at < undo.HEADER_BYTES:
             break
         found = _RECORD.unpack_from(data, at + DIGEST_BYTES)
-        if found[6] not in (1, KIND_NOTE) or found[8] or found[4] > BLOCK_BYTES or found[9] > len(data):
+        if found[6] not in (1, KIND_NOTE) or found[4] > BLOCK_BYTES or found[9] > len(data):
             continue
         stop = at + undo.HEADER_BYTES + found[4]
         if (
             stop <= len(data)
             and undo.checksum(data[at + DIGEST_BYTES : stop]) == data[at : at + DIGEST_BYTES]
         ):
-            _, _, _, _, _, durable = undo.scan(data, at, found[0], 0, CYCLE_MAX, 0, None, None, 0)
+            _, _, _, _, _, durable = undo.scan(data, at, found[0], 0, CYCLE_MAX, 0, None, None, None, None, 0)
             told = max(told, durable, found[9])
             break
     return told

@@ -8,7 +8,7 @@ from drcore.clock import Clock
 from drcore.errors import HomewardError
 from drcore.limits import HEARTBEAT_SECONDS, SESSION_LINKS_MAX
 from drcore.record import Changing, made
-from masttarget.errors import Diverged, JournalFailed, Stopping, TargetFailed
+from masttarget.errors import Diverged, Fenced, JournalFailed, Stopping, TargetFailed
 from masttarget.opening import OpenDisk
 from masttarget.points import PointDisk
 from masttarget.ports import TargetStore
@@ -17,7 +17,7 @@ from wireproto.connection import SESSION_STREAM
 from wireproto.errors import ConnectionLost, LimitExceeded
 from wireproto.handshake import DiskOffer
 from wireproto.link import Link
-from wireproto.messages import Alive, DiskTotals, report_of
+from wireproto.messages import Alive, Commit, DiskTotals, report_of
 
 OF_A_DISK = (
     *(NoSpace, WriteFailed, FlushFailed, ReadFailed, ImageFull, ImageDamaged),
@@ -145,6 +145,24 @@ class Session(Changing):
 
         for disk in self.disks:
             disk.read_again(store, going_on)
+
+    def judge(self, commit: Commit) -> bool:
+        """Whether nothing is due any more; the disks' locks are held. Errors: `Diverged`, `Fenced`."""
+        if any(disk.target.session != self.number for disk in self.disks):
+            raise Fenced(
+                session=self.number,
+                generation=self.generation,
+                current_session=max(disk.target.session for disk in self.disks),
+                current_generation=max(disk.record.generation for disk in self.disks),
+            )
+        # What was asked for again may have come over other lanes since the agent counted: it has to count anew.
+        ahead = any(got > total.frames for got, total in zip(self.frames, commit.disks, strict=True))
+        unread = any(disk.verified is not None and disk.verified.due for disk in self.disks)
+        if ahead or unread or any(disk.target.mismatched for disk in self.disks):
+            return False
+        for index, total in enumerate(commit.disks):
+            self.check_equal(index, total)
+        return True
 
     def check_equal(self, index: int, total: DiskTotals) -> None:
         """The disk has got, and holds, what the agent counts. Errors: `Diverged` (HW-MT-009)."""

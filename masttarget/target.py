@@ -6,7 +6,7 @@ lock to change sessions also waits for the writes in flight (fencing).
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from _native import compare, digest, pack
@@ -27,7 +27,7 @@ from drcore.units import (
     parts,
 )
 from masttarget.due import Due
-from masttarget.elsewhere import Elsewhere, Found, Rooms, Watched
+from masttarget.elsewhere import Elsewhere, Found, Rooms, Watched, changes
 from masttarget.errors import BlockRefused, DataMalformed, Fenced
 from masttarget.undo import Undo
 from wireproto.errors import LimitExceeded, MessageRefused
@@ -178,7 +178,7 @@ class TargetDisk:
         return Differ(1, asked.node, differing, zero, self._sectors(first_block, wanted, differing))
 
     def _sectors(self, first_block: int, wanted: int, differing: int) -> memoryview:
-        """Sector digests of the wanted blocks of a span, read from the disk; what differs will be overwritten."""
+        """Sector digests of the wanted blocks of a span, read from the disk; the others will be overwritten whole."""
         reading = wanted if self.undo is None else differing
         if not reading:
             return EMPTY
@@ -189,7 +189,7 @@ class TargetDisk:
                 begin, end = start * BLOCK_BYTES, min((start + count) * BLOCK_BYTES, length)
                 self.disk.read(first_block * BLOCK_BYTES + begin, span[begin:end])
             if self.undo is not None:
-                self.undo.expect(first_block, differing, span[:length])
+                self.undo.expect(first_block, differing & ~wanted, span[:length])
             digest.digest_sectors(span[:length], self._secret, wanted, out)
         return out
 
@@ -264,20 +264,25 @@ class TargetDisk:
             self._guard(session, generation)
             if self.elsewhere is None:
                 raise MessageRefused(reason="references without SEEK")
+            changed = dict(changes(data.entries))
             with self._doubting():
+                self._expect(changed.items())
                 for found in self.elsewhere.resolve(data.entries):
                     blocks += found.blocks
                     sectors += found.sectors
                     missing += found.missing
-                    self._write_found(found, applied)
+                    self._write_found(found, changed, applied)
         if blocks != data.count:
             raise MessageRefused(reason=f"{data.count} references told where {blocks} are")
         applied.answer = Missing(blocks, sectors, tuple(missing))
         return applied
 
-    def _write_found(self, found: Found, applied: Applied) -> None:
+    def _write_found(self, found: Found, changed: dict[int, int], applied: Applied) -> None:
         for first, content, digests in found.runs:
-            self._keep(first, len(digests) // DIGEST_BYTES)
+            count = len(digests) // DIGEST_BYTES
+            # Whole blocks are written; what they do not change is what was read.
+            sectors = sum(changed[first + index] << index * BLOCK_SECTORS for index in range(count))
+            self._keep(first, count, sectors)
             self.disk.write(first * BLOCK_BYTES, content)
             self._note(first, digests, applied)
             applied.written_bytes += len(content)
@@ -348,6 +353,28 @@ class TargetDisk:
             self._doubted = True  # also where a scan that is under way has passed the place already
             raise
 
+    def foresee(self, data: Data, session: int) -> bool:
+        """What the frame will overwrite is being kept; answers whether that may take a moment to be durable.
+
+        Errors: those of the journal and of the disk.
+        """
+        with self.lock:
+            return session == self.session and self._expect(_changes(data.entries))
+
+    def _expect(self, changed: Iterable[tuple[int, int]]) -> bool:
+        """As `foresee`, of blocks and their sectors (bits)."""
+        if self.undo is None or not self.undo.active:
+            return False
+        spans: dict[int, int] = {}
+        for block, sectors in changed:
+            if block >= self.blocks:
+                break
+            span = block // SPAN_BLOCKS
+            spans[span] = spans.get(span, 0) | sectors << block % SPAN_BLOCKS * BLOCK_SECTORS
+        for span, sectors in spans.items():
+            self.undo.foresee(span * SPAN_BLOCKS, sectors)
+        return True
+
     def apply(self, data: Data, session: int, generation: int) -> Applied:
         """The frame's entries are on the disk (not yet durable) and in the digest map.
 
@@ -358,6 +385,7 @@ class TargetDisk:
         with self.lock, self._doubting(), _SPANS.lend() as span:
             self._guard(session, generation)
             self._pristine = False
+            self._expect(_changes(data.entries))
             try:
                 while position < len(data.entries):
                     position = self._apply_next(data.entries, position, span, applied)
@@ -398,7 +426,7 @@ class TargetDisk:
         # Only from the first to the last sector that changed: what lies between is what was read.
         begin = (sectors & -sectors).bit_length() - 1
         start, end = begin * 4096, min(sectors.bit_length() * 4096, size)
-        self._keep(block, 1)
+        self._keep(block, 1, sectors)
         self.disk.write(block * BLOCK_BYTES + start, content[start:end])
         if self.elsewhere is not None:
             self.elsewhere.learn(block * BLOCK_BYTES, content, final=True)
@@ -406,12 +434,12 @@ class TargetDisk:
         applied.written_bytes += end - start
         return following
 
-    def _keep(self, first: int, count: int) -> None:
-        """What the blocks hold now can be gone back to, whatever happens."""
+    def _keep(self, first: int, count: int, sectors: int | None = None) -> None:
+        """What the blocks, or the sectors (bits) of one, hold now can be gone back to, whatever happens."""
         if self.on_write is not None:
             self.on_write(first, count)
         if self.undo is not None:
-            self.undo.before_overwrite(first, count)
+            self.undo.before_overwrite(first, count, sectors)
 
     def _note(self, first: int, digests: bytes, applied: Applied) -> None:
         self.digests.write(first, digests)
@@ -442,3 +470,12 @@ class TargetDisk:
                 if self.mismatched:
                     self.mismatched.difference_update(range(first, first + count))
         return applied
+
+
+def _changes(entries: memoryview) -> Iterator[tuple[int, int]]:
+    """The blocks of a data frame, and which of their sectors (bits) it has, up to what is malformed."""
+    position = 0
+    with suppress(pack.Malformed):
+        while position < len(entries):
+            block, sectors, _, _, position = pack.entry(entries, position)
+            yield block, sectors

@@ -1,12 +1,13 @@
 """The old contents of one target disk: kept before their first overwrite in a cycle, and durable before it happens.
 
-The order is the contract's: a block's undo record is durable before the target is written. Two doors: `expect` takes
-content that was read anyway, while answering a comparison, and lets a flush in the background overtake the data that
-will come; `before_overwrite` makes sure, and costs a read and a flush only where nobody foresaw the write.
+The order is the contract's: an undo record is durable before the target is written. Kept are the sectors that change,
+not more. Three doors: `expect` takes content that was read anyway, while answering a comparison; `foresee` reads what
+will be overwritten, as soon as that is known; both let a flush in the background overtake the write. `before_overwrite`
+makes sure, and costs a read and a flush only where nobody foresaw it.
+
+Here a bitmap has a bit for each sector, from the first one of a span on.
 """
 
-import mmap
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ from drcore.buffers import Pool
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import SEGMENT_BYTES, SPARE_BUFFERS_MAX, UNDO_FLUSH_BYTES, UNDO_PIECE_BYTES
-from drcore.units import BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS, bit_runs, parts
+from drcore.units import (
+    BLOCK_BYTES,
+    BLOCK_SECTORS,
+    DIGEST_BYTES,
+    SECTOR_BYTES,
+    SPAN_BLOCKS,
+    bit_runs,
+    parts,
+)
+from masttarget.index import zeroes
 from masttarget.segments import (
     HEADER_BYTES,
     NO_CHAIN,
@@ -34,9 +44,11 @@ from masttarget.segments import (
     headers,
 )
 
-_SPAN_BITS: Final = struct.Struct("<Q")
+_BITMAP_BYTES: Final = BLOCK_SECTORS // 8
+_SPAN_BITMAP_BYTES: Final = SPAN_BLOCKS * _BITMAP_BYTES
 _PIECE_BLOCKS: Final = UNDO_PIECE_BYTES // BLOCK_BYTES
-_PIECE_BITS: Final = (1 << _PIECE_BLOCKS) - 1
+_PIECE_SECTORS: Final = _PIECE_BLOCKS * BLOCK_SECTORS
+_PIECE_BITS: Final = (1 << _PIECE_SECTORS) - 1
 _AUTO: Final = 2
 _QUICK: Final = 3
 _PIECES: Final = Pool(UNDO_PIECE_BYTES, SPARE_BUFFERS_MAX)
@@ -54,13 +66,31 @@ MakeRoom = Callable[[HomewardError], None]
 class Undo(Protocol):
     """What the owner of a target disk needs."""
 
+    active: bool
+    """False while the target is seeded: nothing is kept then."""
+
     def expect(self, first_block: int, blocks: int, span: memoryview) -> None:
         """The blocks (bits) of the span, whose content is at hand, will be overwritten soon."""
         ...
 
-    def before_overwrite(self, first: int, count: int) -> None:
-        """What the blocks held when the cycle began is durable; they may be overwritten."""
+    def foresee(self, first_block: int, sectors: int) -> None:
+        """The sectors (bits) of the span will be overwritten soon."""
         ...
+
+    def before_overwrite(self, first: int, count: int, sectors: int | None = None) -> None:
+        """What the blocks held when the cycle began is durable; they may be overwritten.
+
+        `sectors`: only these (bits, from the first block on) are to be.
+        """
+        ...
+
+
+def whole(blocks: int) -> int:
+    """All sectors of the blocks (bits)."""
+    sectors = 0
+    for first, count in bit_runs(blocks):
+        sectors |= ((1 << count * BLOCK_SECTORS) - 1) << first * BLOCK_SECTORS
+    return sectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +105,8 @@ class Identity:
 class UndoJournal:
     """See the module. One thread at a time may call it (the target's lock sees to that); it flushes in its own.
 
-    Two may where one calls only `expect` and the other only `before_overwrite`: what comes next is packed while the
-    other waits for the medium, and writes.
+    Two may where one calls only `keep` and the other only `before_overwrite`: what comes next is packed while the other
+    waits for the medium, and writes.
 
     `forget_before` alone may come from the writer of another disk of the item, who needs room; `_busy` keeps the two
     apart.
@@ -102,7 +132,10 @@ class UndoJournal:
         self.cycle_bytes = 0
         self.active = True
         """False while the target is seeded: there is nothing to go back to."""
+        self._last_short = identity.data_bytes % BLOCK_BYTES > 0
         self._recorded = self._new_bitmap()
+        self.wrote = False
+        """Whether the open cycle has a record."""
         self._pending: dict[int, int] = {}
         self._first = 1
         self._end = (0, 0)
@@ -122,7 +155,7 @@ class UndoJournal:
     # Opening
 
     def open(self, cycle: int, durable: tuple[int, int] = (0, 0)) -> list[Note]:
-        """The set of blocks that have a record in the open cycle is the journal's own; answers its last notes.
+        """What has a record in the open cycle is known; answers the journal's last notes.
 
         `durable`: a segment and a byte up to which somebody else knows the journal to be durable. Errors: HW-MT-030
         to 033, 037.
@@ -132,13 +165,14 @@ class UndoJournal:
         if durable > ((head.segment, head.offset) if head is not None else (0, 0)):
             head = Head(head.first if head is not None else 1, *durable)
         self.cycle = cycle
-        self._recorded = self._new_bitmap()
+        self._recorded, self.wrote = self._new_bitmap(), False
         self._first = head.first if head is not None else 1
         numbers = [number for number in self.segments.numbers() if number >= self._first]
         if numbers or head is not None:
-            wanted = Wanted(cycle, cycle, self.blocks, None, self._recorded)
+            wanted = Wanted(cycle, cycle, self.blocks, covered=self._recorded.cast("H"))
             walk = Walk(self.segments, self.identity.item, self.identity.disk, wanted)
             self._take(walk.run(first_needed(self.segments, self._first, cycle), head))
+            self.wrote = walk.noted
             return walk.notes
         return []
 
@@ -155,12 +189,7 @@ class UndoJournal:
             self.segments.remove(left)
 
     def _new_bitmap(self) -> memoryview:
-        return memoryview(mmap.mmap(-1, max(parts(self.blocks, SPAN_BLOCKS) * _SPAN_BITS.size, 1)))
-
-    @property
-    def wrote(self) -> bool:
-        """Whether the open cycle has a record."""
-        return any(self._recorded)
+        return zeroes("B", max(parts(self.blocks, SPAN_BLOCKS), 1) * _SPAN_BITMAP_BYTES)
 
     @property
     def used(self) -> bool:
@@ -169,41 +198,62 @@ class UndoJournal:
 
     # Keeping
 
-    def has(self, first_block: int, blocks: int) -> int:
-        """Which of the blocks (bits, from a span's first block on) have a record in this cycle."""
-        (recorded,) = _SPAN_BITS.unpack_from(self._recorded, first_block // 8)
-        return int(recorded) & blocks
+    def missing(self, first_block: int, sectors: int) -> int:
+        """Which of the sectors (bits, from the block on, all of one span) have no record in this cycle.
+
+        A short block is recorded as a whole.
+        """
+        at = first_block * _BITMAP_BYTES
+        end = min(at + parts(sectors.bit_length(), 8), len(self._recorded))
+        missing = sectors & ~int.from_bytes(self._recorded[at:end], "little")
+        if self._last_short and missing:
+            last = self.blocks - 1 - first_block
+            if last >= 0 and missing >> last * BLOCK_SECTORS:
+                missing |= undo.WHOLE << last * BLOCK_SECTORS
+        return missing
 
     def expect(self, first_block: int, blocks: int, span: memoryview) -> None:
         """See `Undo`. `first_block` is the span's first; a flush begins by itself."""
-        missing = blocks & ~self.has(first_block, blocks) if self.active else 0
-        if not missing:
+        if not self.active or not blocks:
             return
         with self._busy:
+            missing = self.missing(first_block, whole(blocks))
             for piece in range(0, SPAN_BLOCKS, _PIECE_BLOCKS):
-                wanted = missing >> piece & _PIECE_BITS
+                wanted = missing >> piece * BLOCK_SECTORS & _PIECE_BITS
                 if wanted:
                     content = span[piece * BLOCK_BYTES : (piece + _PIECE_BLOCKS) * BLOCK_BYTES]
                     self._keep(first_block + piece, wanted, content)
 
-    def before_overwrite(self, first: int, count: int) -> None:
+    def foresee(self, first_block: int, sectors: int) -> None:
+        """See `Undo`. `first_block` is the span's first; a flush begins by itself."""
+        if not self.active:
+            return
+        with self._busy:
+            missing = self.missing(first_block, sectors)
+            if missing:
+                self._read_and_keep(first_block, missing)
+
+    def before_overwrite(self, first: int, count: int, sectors: int | None = None) -> None:
         """See `Undo`. Errors: `RetentionFull`, `RetentionFailed`, those of `Disk.read`."""
         if not self.active or not count:
             return
         with self._busy:
-            wait = self._keep_all(first, first + count)
+            wait = self._keep_all(first, first + count, sectors)
         # Not in there: what comes next may be packed while this waits for the medium.
         if wait > self._durable:
             self._wait(wait)
 
-    def _keep_all(self, first: int, end: int) -> int:
-        """All blocks before `end` have a record; answers what has to be durable before they may be overwritten."""
+    def _keep_all(self, first: int, end: int, sectors: int | None) -> int:
+        """All of it before block `end` has records; answers what has to be durable before it may be overwritten."""
         wait = 0
         for span in range(first // SPAN_BLOCKS, (end - 1) // SPAN_BLOCKS + 1):
             start = span * SPAN_BLOCKS
             low, high = max(first - start, 0), min(end - start, SPAN_BLOCKS)
-            wanted = ((1 << high) - 1) & ~((1 << low) - 1)
-            missing = wanted & ~self.has(start, wanted)
+            wanted = whole((1 << high) - (1 << low))
+            if sectors is not None:
+                moved = (start - first) * BLOCK_SECTORS
+                wanted &= sectors >> moved if moved >= 0 else sectors << -moved
+            missing = self.missing(start, wanted)
             if missing:
                 self._read_and_keep(start, missing)
             wait = max(wait, self._pending.get(span, 0))
@@ -215,13 +265,13 @@ class UndoJournal:
 
     def _read_pieces(self, first_block: int, missing: int, content: memoryview) -> None:
         for piece in range(0, SPAN_BLOCKS, _PIECE_BLOCKS):
-            wanted = missing >> piece & _PIECE_BITS
+            wanted = missing >> piece * BLOCK_SECTORS & _PIECE_BITS
             if not wanted:
                 continue
             start = (first_block + piece) * BLOCK_BYTES
-            length = min(wanted.bit_length() * BLOCK_BYTES, self.identity.data_bytes - start)
-            for run, blocks in bit_runs(wanted):
-                begin, stop = run * BLOCK_BYTES, min((run + blocks) * BLOCK_BYTES, length)
+            length = min(UNDO_PIECE_BYTES, self.identity.data_bytes - start)
+            for run, count in bit_runs(wanted):
+                begin, stop = run * SECTOR_BYTES, min((run + count) * SECTOR_BYTES, length)
                 self._read(start + begin, content[begin:stop])
             self._keep(first_block + piece, wanted, content[:length])
 
@@ -232,17 +282,21 @@ class UndoJournal:
     def pack(
         self, first_block: int, wanted: int, content: memoryview, out: memoryview, *, quick: bool = False
     ) -> memoryview:
-        """Records of the blocks (bits of a piece) for `keep`, in `out` (`PACKED_BYTES`). Any thread may.
+        """Records of the sectors (bits) of a piece for `keep`, in `out` (`PACKED_BYTES`). Any thread may.
 
-        `quick`: in less time, into more bytes.
+        `content`: the piece, at least as far as these sectors go. `quick`: in less time, into more bytes.
         """
         mode = _QUICK if quick else _AUTO
-        left, at, _ = undo.pack(content, first_block, wanted, self.cycle, 0, NO_CHAIN, out, 0, mode)
+        blocks = parts(wanted.bit_length(), BLOCK_SECTORS)
+        bitmaps = wanted.to_bytes(blocks * _BITMAP_BYTES, "little")
+        some = sum(1 << block for block in range(blocks) if wanted >> block * BLOCK_SECTORS & undo.WHOLE)
+        content = content[: blocks * BLOCK_BYTES]
+        left, at, _ = undo.pack(content, first_block, some, bitmaps, self.cycle, 0, NO_CHAIN, out, 0, mode)
         assert not left
         return out[:at]
 
     def keep(self, first_block: int, wanted: int, records: memoryview) -> None:
-        """What `pack` made of these blocks, which had no record in the cycle, is in the journal, and soon durable.
+        """What `pack` made of these sectors, which had no record in the cycle, is in the journal, and soon durable.
 
         Errors: `RetentionFull`, `RetentionFailed`.
         """
@@ -251,11 +305,12 @@ class UndoJournal:
             chain = undo.chain(records, self._told(), self._chain)
             self._append(records)
             self._chain = chain
-            span = first_block // SPAN_BLOCKS
-            (recorded,) = _SPAN_BITS.unpack_from(self._recorded, span * _SPAN_BITS.size)
-            recorded |= wanted << first_block % SPAN_BLOCKS
-            _SPAN_BITS.pack_into(self._recorded, span * _SPAN_BITS.size, recorded)
-            self._pending[span] = self._written
+            at = first_block * _BITMAP_BYTES
+            end = min(at + parts(wanted.bit_length(), 8), len(self._recorded))
+            recorded = int.from_bytes(self._recorded[at:end], "little") | wanted
+            self._recorded[at:end] = recorded.to_bytes(end - at, "little")
+            self.wrote = True
+            self._pending[first_block // SPAN_BLOCKS] = self._written
             if self._written - self._flushing >= UNDO_FLUSH_BYTES:
                 self._flush_soon()
 
@@ -371,7 +426,7 @@ class UndoJournal:
         """No block has a record in the new cycle; everything of the last one is durable."""
         self.flush()
         self.cycle, self.cycle_bytes = cycle, 0
-        self._recorded = self._new_bitmap()
+        self._recorded, self.wrote = self._new_bitmap(), False
         self._pending.clear()
 
     def store_head(self) -> None:
@@ -414,7 +469,7 @@ class UndoJournal:
             self.segments.store_head(Head(self._first, 0, 0))
             self.segments.remove(gone)
             self._end, self._chain, self._open = (self._end[0], 0), bytes(DIGEST_BYTES), False
-            self._recorded = self._new_bitmap()
+            self._recorded, self.wrote = self._new_bitmap(), False
 
     def close(self) -> None:
         """What was kept is durable, and where it ends; the flushing thread has ended."""

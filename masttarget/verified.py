@@ -364,7 +364,7 @@ def open_verified(item: ItemRetention, identity: Identity) -> Verified:
         try:
             head = segments.load_head()
             if segments.numbers() or (head is not None and head.segment):
-                wanted = Wanted(header.cycle + 1, CYCLE_MAX, found.blocks, None, written.bits)
+                wanted = Wanted(header.cycle + 1, CYCLE_MAX, found.blocks, bitmap=written.bits)
                 first = first_needed(segments, head.first if head is not None else 1, header.cycle + 1)
                 if any(one.first_cycle > header.cycle + 1 for _, one in headers(segments, [first])):
                     return found  # a list that was made anew may name a point whose later records are gone

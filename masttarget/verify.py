@@ -252,7 +252,7 @@ class _Disk:
             return
         found = HEADER.unpack_from(data)
         magic, version, length, item, disk, told, cycle, end, chain, created = found[1:11]
-        if (magic, version, length, told) != (b"HWRJ", 1, HEADER.size, number):
+        if (magic, version, length, told) != (b"HWRJ", 2, HEADER.size, number):
             self._wrong(
                 SegmentDamaged(path=path, segment=number, offset=0, reason="another segment's header")
             )
@@ -329,7 +329,7 @@ class _Disk:
         for start in range(at + 1, end):
             found = RECORD.unpack_from(data, start)
             stop = start + RECORD.size + found[5]
-            plausible = found[5] <= BLOCK and stop <= len(data) and found[7] in (1, 2) and found[9] == 0
+            plausible = found[5] <= BLOCK and stop <= len(data) and found[7] in (1, 2)
             if plausible and undo.checksum(data[start + 16 : stop]) == found[0]:
                 told = max(told, found[10])
         if told > at:

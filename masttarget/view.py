@@ -1,11 +1,10 @@
-"""A target disk as it was at a recovery point: its blocks now, and over them the old contents that the journal has.
+"""A target disk as it was at a recovery point: its sectors now, and over them the old contents that the journal has.
 
-Reading is right while somebody writes, from this process or another: a block's undo record is in its segment before
-the block is overwritten. What was read of the target therefore counts only where the journal, looked at afterwards,
-has no record of it.
+Reading is right while somebody writes, from this process or another: the undo record of a sector is in its segment
+before the sector is overwritten. What was read of the target therefore counts only where the journal, looked at
+afterwards, has no record of it.
 """
 
-import mmap
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
@@ -14,8 +13,18 @@ from _native import undo
 from disks.disk import Disk, Extent, ExtentKind, Format
 from drcore.buffers import Pool, buffer
 from drcore.limits import SPARE_BUFFERS_MAX
-from drcore.units import BLOCK_BYTES, SPAN_BLOCKS, SPAN_BYTES, ByteCount, ByteOffset, bit_runs, parts
+from drcore.units import (
+    BLOCK_BYTES,
+    SECTOR_BYTES,
+    SPAN_BLOCKS,
+    SPAN_BYTES,
+    ByteCount,
+    ByteOffset,
+    bit_runs,
+    parts,
+)
 from masttarget.errors_retention import SegmentDamaged
+from masttarget.index import Index
 from masttarget.segments import (
     CYCLE_MAX,
     HEADER_BYTES,
@@ -57,7 +66,8 @@ class PointView:
         self.sequence = sequence
         self._live = live
         self._blocks = parts(identity.data_bytes, BLOCK_BYTES)
-        self._places = memoryview(mmap.mmap(-1, max(self._blocks, 1) * 8)).cast("Q")
+        self._index = Index(self._blocks)
+        self._places = self._index.places
         self._edge = buffer(BLOCK_BYTES)
         self._tail = (0, 0)
         self._sizes: dict[int, int] = {}
@@ -73,7 +83,7 @@ class PointView:
         first = first_needed(self._segments, head.first if head is not None else 1, self.sequence + 1)
         if not self._segments.numbers() and (head is None or head.segment == 0):
             return
-        wanted = Wanted(self.sequence + 1, CYCLE_MAX, self._blocks, self._places, None)
+        wanted = Wanted(self.sequence + 1, CYCLE_MAX, self._blocks, index=self._index)
         # Behind the head somebody may be writing just now: what is not whole yet is no damage.
         reached = Walk(self._segments, self._identity.item, self._identity.disk, wanted).run(first, head)
         self._tail = (reached.segment, reached.offset)
@@ -86,7 +96,7 @@ class PointView:
         if not (self._grew(segment, offset) if segment else self._segments.numbers()):
             return
         head = Head(segment, *self._tail) if segment else None
-        wanted = Wanted(self.sequence + 1, CYCLE_MAX, self._blocks, self._places, None)
+        wanted = Wanted(self.sequence + 1, CYCLE_MAX, self._blocks, index=self._index)
         walk = Walk(self._segments, self._identity.item, self._identity.disk, wanted)
         reached = walk.run(segment or first_needed(self._segments, 1, self.sequence + 1), head)
         self._tail = (reached.segment, reached.offset)
@@ -112,24 +122,32 @@ class PointView:
             return 0
         return sum(1 << index for index, place in enumerate(places) if place)
 
-    def old_contents(self, first: int, bits: int, into: memoryview) -> None:
-        """`into`, which begins with block `first`, holds what the journal has of the blocks (bits). Errors: 030, 037.
+    def covered(self, first: int, count: int) -> int:
+        """What the journal has of the blocks: a bit for each sector, from the first block's first on."""
+        return int.from_bytes(self._index.covered[first : first + count], "little")
 
-        Records that lie near each other are read at once, each is decoded once.
+    def old_contents(self, first: int, bits: int, into: memoryview) -> None:
+        """Over `into`, which begins with block `first`, lies what the journal has of the blocks (bits).
+
+        Records that lie near each other are read at once, each is decoded once. Errors: 030, 037.
         """
         places = self._places[first : first + bits.bit_length()]
+        several = sum(1 << index for index, place in enumerate(places) if place & undo.CHAINED) & bits
         with _WINDOWS.lend() as window:
-            for run in _runs(places, bits):
+            for run in _runs(places, bits & ~several):
                 low, high = (run & -run).bit_length() - 1, run.bit_length() - 1
                 segment, begin = placed(places[low])
                 length = placed(places[high])[1] - begin + _RECORD_BYTES_MAX
                 data = window[: self._segments.read_into(segment, begin, window[:length])]
                 self._unpack(data, segment, begin, first, run, into)
+            for start, count in bit_runs(several):
+                for block in range(first + start, first + start + count):
+                    self._lay(self._index, block, window, into[(block - first) * BLOCK_BYTES :])
 
     def _unpack(
         self, data: memoryview, segment: int, begin: int, first: int, run: int, into: memoryview
     ) -> None:
-        """As `old_contents`, of blocks whose records are all in `data`, which is the segment's from `begin` on."""
+        """As `old_contents`, of blocks whose only records are all in `data`, which is the segment's from `begin` on."""
         end = min(self._recorded_bytes(segment), self.size) // BLOCK_BYTES - first
         whole = run & ((1 << min(max(end, 0), SPAN_BLOCKS)) - 1)
         places = self._places[first : first + run.bit_length()]
@@ -137,21 +155,40 @@ class PointView:
         for start, count in bit_runs(left):  # short, or for `_decode` to say what is wrong
             for block in range(first + start, first + start + count):
                 offset = placed(self._places[block])[1]
-                low = (block - first) * BLOCK_BYTES
-                size = min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
-                self._decode(data, segment, begin, offset, block, into[low : low + size])
+                self._decode(data, segment, begin, offset, block, into[(block - first) * BLOCK_BYTES :])
+
+    def _lay(self, index: Index, block: int, window: memoryview, into: memoryview) -> None:
+        """Over `into`, which begins with the block, lies what the index has of it."""
+        content = buffer(BLOCK_BYTES)
+        for found, sectors in index.records(block):
+            segment, begin = placed(found)
+            data = window[: self._segments.read_into(segment, begin, window[:_RECORD_BYTES_MAX])]
+            self._decode(data, segment, begin, begin, block, content)
+            self._copy(sectors, block, content, into)
+
+    def _copy(self, sectors: int, block: int, content: memoryview, into: memoryview) -> None:
+        """`into` has these sectors of the block, as far as the disk goes, from `content`; both begin with it."""
+        for first, count in bit_runs(sectors):
+            low = first * SECTOR_BYTES
+            high = min((first + count) * SECTOR_BYTES, self.size - block * BLOCK_BYTES)
+            into[low:high] = content[low:high]
 
     def _decode(
         self, data: memoryview, segment: int, begin: int, offset: int, block: int, into: memoryview
     ) -> None:
-        """`into`, of the block's size, holds the content in the record at `offset`; `data` is from `begin` on."""
+        """Over `into`, which begins with the block, lies what the record at `offset` has; `data` is from `begin` on."""
+        into = into[: min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)]
         out = into if len(into) == BLOCK_BYTES else buffer(BLOCK_BYTES)
         try:
-            cycle, _, _, length, _ = undo.content(data, offset - begin, out)
+            cycle, _, _, sectors, length, _ = undo.content(data, offset - begin, out)
         except ValueError as error:
             raise SegmentDamaged(
                 path=self._segments.path, segment=segment, offset=offset, reason=str(error)
             ) from error
+        if sectors != undo.WHOLE:
+            if out is not into:
+                self._copy(sectors, block, out, into)
+            return
         known = min(self._recorded_bytes(segment) - block * BLOCK_BYTES, len(into))
         if length == 0:
             into[:known] = bytes(known)
@@ -173,19 +210,17 @@ class PointView:
     def _fill(self, segment: int, cycle: int, block: int, into: memoryview, known: int) -> None:
         """`into[known:]` holds what the block's record of the cycle does not: the source was shorter in that cycle.
 
-        Nobody wrote behind its end then: a later record, of a longer source again, has it, or the target.
+        Nobody wrote behind its end then: later records, of a longer source again, have it, or the target.
         """
-        self._disk.read(block * BLOCK_BYTES + known, into[known:])
-        places = memoryview(mmap.mmap(-1, (block + 1) * 8)).cast("Q")
-        wanted = Wanted(cycle + 1, CYCLE_MAX, block + 1, places, None)
+        rest = buffer(BLOCK_BYTES)[: len(into)]
+        self._disk.read(block * BLOCK_BYTES, rest)
+        later = Index(block + 1)
+        wanted = Wanted(cycle + 1, CYCLE_MAX, block + 1, index=later)
         walk = Walk(self._segments, self._identity.item, self._identity.disk, wanted)
         walk.run(segment, self._segments.load_head())
-        if places[block]:
-            later, offset = placed(places[block])
-            data = memoryview(self._segments.read(later, offset, _RECORD_BYTES_MAX))
-            whole = memoryview(bytearray(len(into)))
-            self._decode(data, later, offset, offset, block, whole)
-            into[known:] = whole[known:]
+        if later.places[block]:
+            self._lay(later, block, buffer(_RECORD_BYTES_MAX), rest)
+        into[known:] = rest[known:]
 
     def read(self, offset: int, into: memoryview) -> None:
         """See `Disk`."""
@@ -210,21 +245,30 @@ class PointView:
         return end if end == self.size else end // BLOCK_BYTES * BLOCK_BYTES
 
     def _read_now(self, offset: int, into: memoryview) -> None:
-        """What the journal has nothing of is there, as the target holds it."""
+        """What the journal has nothing or only a part of is there, as the target holds it."""
         end = offset + len(into)
         for span in range(offset // SPAN_BYTES, parts(end, SPAN_BYTES)):
-            for start, count in bit_runs(_within(offset, end, span) & ~self._bits(span)):
+            for start, count in bit_runs(_within(offset, end, span) & ~self._whole(span)):
                 low = max((span * SPAN_BLOCKS + start) * BLOCK_BYTES, offset)
                 high = min((span * SPAN_BLOCKS + start + count) * BLOCK_BYTES, end)
                 self._disk.read(low, into[low - offset : high - offset])
 
+    def _whole(self, span: int) -> int:
+        """The blocks (bits) of the span of which the journal has all."""
+        covered = self._index.covered[span * SPAN_BLOCKS : min((span + 1) * SPAN_BLOCKS, self._blocks)]
+        if covered.tobytes() == _ZEROES[: len(covered) * 2]:
+            return 0
+        return sum(1 << index for index, sectors in enumerate(covered) if sectors == undo.WHOLE)
+
     def _read_edge(self, block: int, offset: int, into: memoryview) -> None:
-        """A block of which only a part is wanted."""
+        """What the journal has of a block of which only a part is wanted."""
         start = block * BLOCK_BYTES
-        size = min(BLOCK_BYTES, self.size - start)
-        self.old_contents(block, 1, self._edge[:size])
-        low, high = max(start, offset), min(start + size, offset + len(into))
-        into[low - offset : high - offset] = self._edge[low - start : high - start]
+        self.old_contents(block, 1, self._edge[: min(BLOCK_BYTES, self.size - start)])
+        for first, count in bit_runs(self._index.covered[block]):
+            low = max(start + first * SECTOR_BYTES, offset)
+            high = min(start + (first + count) * SECTOR_BYTES, offset + len(into), self.size)
+            if low < high:
+                into[low - offset : high - offset] = self._edge[low - start : high - start]
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """See `Disk`; blocks that the journal has are data."""

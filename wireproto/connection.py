@@ -33,7 +33,7 @@ from wireproto.handshake import (
     encode_welcome,
 )
 from wireproto.keys import connection_secret, handshake_key
-from wireproto.messages import PREFIX, Differ, Message, MessageType, Scanned, decode, encode
+from wireproto.messages import PREFIX, Data, Differ, Message, MessageType, Scanned, decode, encode
 
 SESSION_STREAM: Final = 0
 _NO_DISK: Final = bytes(16)
@@ -114,6 +114,8 @@ class Received(Record):
                 message: Message = Scanned(first, count, memoryview(bytes(digests)))
             case Differ(level, node, differing, zero, sectors):
                 message = Differ(level, node, differing, zero, memoryview(bytes(sectors)))
+            case Data(count, entries):
+                message = Data(count, memoryview(bytes(entries)))
             case _:
                 return self
         return Received(self.stream, self.sequence, message, self.plain_bytes)

@@ -50,6 +50,7 @@ const char *undo_reason(undo_status status)
     case UNDO_BAD_CHAIN: return "a record that does not follow the one before it";
     case UNDO_BAD_FIELDS: return "a record whose fields make no sense";
     case UNDO_BAD_LZ4: return "a record whose content does not decompress";
+    case UNDO_NO_ROOM: return "a record for which the index has no room";
     default: return "nothing wrong";
     }
 }
@@ -81,57 +82,106 @@ static size_t compress(const uint8_t *raw, size_t length, undo_mode mode, uint8_
     return packed > 0 ? (size_t)packed : 0;
 }
 
+/* What is kept of a block: some of its sectors, or all of it where `sectors` is 0. */
+typedef struct {
+    uint64_t first;
+    uint32_t blocks;
+    uint16_t sectors;
+} undo_what;
+
 /* Completes the header of the record at out->position, whose payload is in its place, and moves behind it. */
-static void finish(const undo_source *source, uint64_t first, uint32_t blocks, size_t stored, size_t length,
-                   undo_codec codec, undo_out *out)
+static void finish(const undo_source *source, undo_what what, size_t stored, size_t length, undo_codec codec,
+                   undo_out *out)
 {
     uint8_t *header = out->bytes + out->position;
     memcpy(header + 16, out->chain, DIGEST_BYTES);
     store(header + 32, 8, source->cycle);
-    store(header + 40, 8, first);
-    store(header + 48, 4, blocks);
+    store(header + 40, 8, what.first);
+    store(header + 48, 4, what.blocks);
     store(header + 52, 4, stored);
     store(header + 56, 4, length);
     header[60] = UNDO_KIND_CONTENT;
     header[61] = (uint8_t)codec;
-    header[62] = header[63] = 0;
+    store(header + 62, 2, what.sectors);
     store(header + 64, 8, source->durable);
     undo_checksum(source->kernel, header + DIGEST_BYTES, UNDO_HEADER_BYTES - DIGEST_BYTES + stored, header);
     memcpy(out->chain, header, DIGEST_BYTES);
     out->position += UNDO_HEADER_BYTES + stored;
 }
 
+/* The bitmap of what is kept of block `i`; 0 for all of it. */
+static uint16_t kept(const undo_source *source, size_t i)
+{
+    uint64_t sectors = load(source->sectors + 2 * i, 2);
+    bool whole = sectors == UNDO_WHOLE || piece_bytes(source->length, BLOCK_BYTES, i) < BLOCK_BYTES;
+    return whole ? 0 : (uint16_t)sectors;
+}
+
+/* The named sectors of a block, one after the other: where they are, or in `room` if they are not neighbours. */
+static const uint8_t *gather(const uint8_t *block, unsigned sectors, uint8_t *room, size_t *length)
+{
+    unsigned low = 0;
+    while (!(sectors >> low & 1))
+        low++;
+    unsigned rest = sectors >> low;
+    *length = (size_t)__builtin_popcount(sectors) * SECTOR_BYTES;
+    if ((rest & (rest + 1)) == 0)
+        return block + low * SECTOR_BYTES;
+    size_t at = 0;
+    for (unsigned i = low; i < BLOCK_SECTORS; i++)
+        if (sectors >> i & 1) {
+            memcpy(room + at, block + i * SECTOR_BYTES, SECTOR_BYTES);
+            at += SECTOR_BYTES;
+        }
+    return room;
+}
+
+/* How many blocks from `i` on, all to be kept as a whole, are zero. */
+static size_t zero_blocks(const undo_source *source, uint64_t blocks, size_t i)
+{
+    size_t end = i;
+    while (end < SPAN_BLOCKS && blocks >> end & 1 && kept(source, end) == 0 &&
+           digest_is_zero(source->span + end * BLOCK_BYTES, piece_bytes(source->length, BLOCK_BYTES, end)))
+        end++;
+    return end - i;
+}
+
 uint64_t undo_pack(const undo_source *source, uint64_t blocks, undo_mode mode, undo_out *out)
 {
+    uint8_t room[BLOCK_BYTES];
     for (size_t i = 0; i < SPAN_BLOCKS; i++) {
         if (!(blocks >> i & 1))
             continue;
         if (out->capacity - out->position < UNDO_HEADER_BYTES)
             break;
-        const uint8_t *block = source->span + i * BLOCK_BYTES;
-        size_t length = piece_bytes(source->length, BLOCK_BYTES, i);
-        if (digest_is_zero(block, length)) {
-            size_t end = i + 1;
-            while (end < SPAN_BLOCKS && blocks >> end & 1 &&
-                   digest_is_zero(source->span + end * BLOCK_BYTES, piece_bytes(source->length, BLOCK_BYTES, end)))
-                end++;
-            finish(source, source->first_block + i, (uint32_t)(end - i), 0, 0, UNDO_ZEROES, out);
-            while (i < end)
-                blocks &= ~(UINT64_C(1) << i++);
-            i--;
+        undo_what what = {source->first_block + i, 1, kept(source, i)};
+        size_t zeroes = what.sectors == 0 ? zero_blocks(source, blocks, i) : 0;
+        if (zeroes > 0) {
+            what.blocks = (uint32_t)zeroes;
+            finish(source, what, 0, 0, UNDO_ZEROES, out);
+            for (size_t done = 0; done < zeroes; done++)
+                blocks &= ~(UINT64_C(1) << (i + done));
             continue;
         }
+        size_t length = piece_bytes(source->length, BLOCK_BYTES, i);
+        const uint8_t *content = source->span + i * BLOCK_BYTES;
+        if (what.sectors != 0)
+            content = gather(content, what.sectors, room, &length);
         if (out->capacity - out->position < UNDO_HEADER_BYTES + length)
             break;
+        blocks &= ~(UINT64_C(1) << i);
+        if (what.sectors != 0 && digest_is_zero(content, length)) {
+            finish(source, what, 0, 0, UNDO_ZEROES, out);
+            continue;
+        }
         uint8_t *payload = out->bytes + out->position + UNDO_HEADER_BYTES;
-        size_t stored = compress(block, length, mode, payload);
+        size_t stored = compress(content, length, mode, payload);
         undo_codec codec = stored > 0 ? UNDO_LZ4 : UNDO_STORED;
         if (stored == 0) {
-            memcpy(payload, block, length);
+            memcpy(payload, content, length);
             stored = length;
         }
-        finish(source, source->first_block + i, 1, stored, length, codec, out);
-        blocks &= ~(UINT64_C(1) << i);
+        finish(source, what, stored, length, codec, out);
     }
     return blocks;
 }
@@ -173,6 +223,7 @@ undo_status undo_parse(const digest_kernel *kernel, const uint8_t *bytes, size_t
     record->length = (uint32_t)load(header + 56, 4);
     record->kind = header[60];
     record->codec = (undo_codec)header[61];
+    record->sectors = (uint16_t)load(header + 62, 2);
     record->durable = load(header + 64, 8);
     record->payload = header + UNDO_HEADER_BYTES;
     record->next = position + UNDO_HEADER_BYTES + record->stored;
@@ -186,30 +237,69 @@ undo_status undo_parse(const digest_kernel *kernel, const uint8_t *bytes, size_t
     }
     if (record->codec != UNDO_ZEROES)
         sound = sound && record->blocks == 1 && record->length > 0 && record->length <= BLOCK_BYTES;
+    if (record->sectors == 0) {
+        record->sectors = UNDO_WHOLE;
+    } else {
+        sound = sound && record->blocks == 1 && record->sectors != UNDO_WHOLE;
+        if (record->codec != UNDO_ZEROES)
+            sound = sound && record->length == (size_t)__builtin_popcount(record->sectors) * SECTOR_BYTES;
+    }
     return sound && record->blocks >= 1 && record->blocks <= SPAN_BLOCKS ? UNDO_OK : UNDO_BAD_FIELDS;
 }
 
-static void note(const undo_record *record, size_t position, undo_index *index)
+#define ENTRY_NUMBERS 2
+#define NEXT_SHIFT 16
+
+static uint64_t entry_at(uint64_t place, uint64_t sectors, undo_index *index)
 {
-    index->records++;
-    if (record->cycle < index->cycle_min || record->cycle > index->cycle_max)
-        return;
-    for (uint32_t i = 0; i < record->blocks; i++) {
+    uint64_t at = index->more[0];
+    index->more[at] = place;
+    index->more[at + 1] = sectors;
+    index->more[0] = at + ENTRY_NUMBERS;
+    return at;
+}
+
+/* The block, which has a place, has another one, of its sectors `fresh`. Answers false where there is no room. */
+static bool chain_place(uint64_t block, uint64_t place, unsigned fresh, undo_index *index)
+{
+    if (index->more[0] + 2 * ENTRY_NUMBERS > index->more_length)
+        return false;
+    if (!(index->places[block] & UNDO_CHAINED))
+        index->places[block] = UNDO_CHAINED | entry_at(index->places[block], index->covered[block], index);
+    uint64_t last = index->places[block] & ~UNDO_CHAINED;
+    while (index->more[last + 1] >> NEXT_SHIFT)
+        last = index->more[last + 1] >> NEXT_SHIFT;
+    index->more[last + 1] |= entry_at(place, fresh, index) << NEXT_SHIFT;
+    return true;
+}
+
+/* Answers false where the index has no room; noted again when it has, the record counts once. */
+static bool note(const undo_record *record, size_t position, undo_index *index)
+{
+    for (uint32_t i = 0; i < record->blocks && record->cycle >= index->cycle_min && record->cycle <= index->cycle_max;
+         i++) {
         uint64_t block = record->first_block + i;
         if (block >= index->blocks)
-            return;
-        if (index->places != NULL) {
-            if (index->places[block] != 0)
+            break;
+        if (index->covered != NULL) {
+            unsigned fresh = record->sectors & ~(unsigned)index->covered[block];
+            if (fresh == 0)
                 continue;
-            index->places[block] = index->base + position;
+            if (index->places != NULL && index->places[block] == 0)
+                index->places[block] = index->base + position;
+            else if (index->places != NULL && !chain_place(block, index->base + position, fresh, index))
+                return false;
+            index->covered[block] |= (uint16_t)fresh;
         }
         if (index->bitmap != NULL) {
-            if (index->places == NULL && index->bitmap[block / 8] >> (block % 8) & 1)
+            if (index->covered == NULL && index->bitmap[block / 8] >> (block % 8) & 1)
                 continue;
             index->bitmap[block / 8] |= (uint8_t)(1u << (block % 8));
         }
         index->noted++;
     }
+    index->records++;
+    return true;
 }
 
 undo_status undo_scan(const digest_kernel *kernel, const uint8_t *bytes, size_t length, size_t *position,
@@ -226,22 +316,45 @@ undo_status undo_scan(const digest_kernel *kernel, const uint8_t *bytes, size_t 
         }
         if (status != UNDO_OK)
             return status;
-        note(&record, *position, index);
+        if (!note(&record, *position, index))
+            return UNDO_NO_ROOM;
         memcpy(chain, bytes + *position, DIGEST_BYTES);
         *position = record.next;
     }
     return UNDO_OK;
 }
 
-undo_status undo_decode(const undo_record *record, uint8_t *to)
+undo_status undo_lay(const undo_record *record, uint8_t *to)
 {
-    if (record->codec == UNDO_STORED) {
-        memcpy(to, record->payload, record->length);
+    uint8_t room[BLOCK_BYTES];
+    const uint8_t *content = record->payload;
+    bool whole = record->sectors == UNDO_WHOLE;
+    if (record->codec == UNDO_LZ4) {
+        uint8_t *out = whole ? to : room;
+        int decoded =
+            LZ4_decompress_safe((const char *)record->payload, (char *)out, (int)record->stored, (int)record->length);
+        if (decoded < 0 || (uint32_t)decoded != record->length)
+            return UNDO_BAD_LZ4;
+        content = out;
+    }
+    if (whole) {
+        if (record->codec == UNDO_STORED)
+            memcpy(to, content, record->length);
+        else if (record->codec == UNDO_ZEROES)
+            memset(to, 0, BLOCK_BYTES);
         return UNDO_OK;
     }
-    int decoded =
-        LZ4_decompress_safe((const char *)record->payload, (char *)to, (int)record->stored, (int)record->length);
-    return decoded >= 0 && (uint32_t)decoded == record->length ? UNDO_OK : UNDO_BAD_LZ4;
+    for (unsigned i = 0; i < BLOCK_SECTORS; i++) {
+        if (!(record->sectors >> i & 1))
+            continue;
+        if (record->codec == UNDO_ZEROES) {
+            memset(to + i * SECTOR_BYTES, 0, SECTOR_BYTES);
+        } else {
+            memcpy(to + i * SECTOR_BYTES, content, SECTOR_BYTES);
+            content += SECTOR_BYTES;
+        }
+    }
+    return UNDO_OK;
 }
 
 static bool unpack(const undo_found *found, uint64_t block, uint64_t place, uint8_t *to)
@@ -251,11 +364,8 @@ static bool unpack(const undo_found *found, uint64_t block, uint64_t place, uint
         undo_parse(found->kernel, found->bytes, found->length, place - found->base, &record) != UNDO_OK ||
         block < record.first_block || block - record.first_block >= record.blocks)
         return false;
-    if (record.codec == UNDO_ZEROES) {
-        memset(to, 0, BLOCK_BYTES);
-        return true;
-    }
-    return record.length == BLOCK_BYTES && undo_decode(&record, to) == UNDO_OK;
+    bool short_one = record.sectors == UNDO_WHOLE && record.codec != UNDO_ZEROES && record.length < BLOCK_BYTES;
+    return !short_one && undo_lay(&record, to) == UNDO_OK;
 }
 
 uint64_t undo_unpack(const undo_found *found, uint64_t blocks, uint8_t *to)

@@ -6,12 +6,13 @@
  *     16  16   chain: the checksum of the record before, of the segment's header for the first one
  *     32  u64  cycle
  *     40  u64  first block
- *     48  u32  blocks: 1 unless the codec is 2
+ *     48  u32  blocks: 1 unless the codec is 2 and no sectors are named
  *     52  u32  stored: bytes of the payload
  *     56  u32  length: bytes that the payload decodes to; 0 with codec 2
  *     60  u8   kind: 1 old content; others are for the journal's owner and are only checked and handed over here
  *     61  u8   codec: 0 stored, 1 one LZ4 block, 2 zeroes without payload
- *     62  u16  0
+ *     62  u16  sectors: bitmap of the block's sectors that the payload holds, one after the other; 0: the block as a whole.
+ *              Only blocks that are not short have records of some of their sectors
  *     64  u64  durable: so many bytes of this segment were known to be durable when the record was made
  *
  * All functions keep no state and may run in any number of threads. What is scanned comes from a medium: nothing in
@@ -24,6 +25,9 @@
 
 #define UNDO_HEADER_BYTES 72
 #define UNDO_KIND_CONTENT 1
+#define UNDO_WHOLE 0xFFFF
+/* In a block's place: it has several records; the rest of the number is the index of the first one's entry. */
+#define UNDO_CHAINED (UINT64_C(1) << 63)
 
 typedef enum { UNDO_STORED = 0, UNDO_LZ4 = 1, UNDO_ZEROES = 2 } undo_codec;
 typedef enum { UNDO_NEVER = 0, UNDO_ALWAYS = 1, UNDO_AUTO = 2, UNDO_QUICK = 3 } undo_mode;
@@ -36,6 +40,7 @@ typedef enum {
     UNDO_BAD_CHAIN,
     UNDO_BAD_FIELDS,
     UNDO_BAD_LZ4,
+    UNDO_NO_ROOM,       /* the index has to grow before the record at the position can be noted */
 } undo_status;
 
 const char *undo_reason(undo_status status);
@@ -47,6 +52,7 @@ typedef struct {
     const digest_kernel *kernel;
     const uint8_t *span;
     size_t length;
+    const uint8_t *sectors; /* of each block 2 bytes: the bitmap of what is to be kept of it */
     uint64_t first_block;
     uint64_t cycle;
     uint64_t durable;
@@ -60,7 +66,8 @@ typedef struct {
 } undo_out;
 
 /* Appends records for the blocks in `blocks` of the span, as long as the next one is sure to fit even uncompressed;
- * neighbours that are zero share one. Answers the blocks still to do. */
+ * neighbours that are zero and kept as a whole share one. A short block is always kept as a whole. Answers the blocks
+ * still to do. */
 uint64_t undo_pack(const undo_source *source, uint64_t blocks, undo_mode mode, undo_out *out);
 
 typedef struct {
@@ -71,6 +78,7 @@ typedef struct {
     uint32_t blocks;
     uint32_t stored;
     uint32_t length;
+    uint16_t sectors; /* UNDO_WHOLE where the record names none */
     uint8_t kind;
     undo_codec codec;
     const uint8_t *payload;
@@ -87,27 +95,37 @@ undo_status undo_parse(const digest_kernel *kernel, const uint8_t *bytes, size_t
 bool undo_chain(const digest_kernel *kernel, uint8_t *bytes, size_t length, uint64_t durable,
                 uint8_t chain[DIGEST_BYTES]);
 
-/* What a scan notes: for blocks below `blocks`, of cycles from `cycle_min` to `cycle_max`, where no older record was
- * seen before. Both arrays may be NULL. */
+/* What a scan notes: for blocks below `blocks`, of cycles from `cycle_min` to `cycle_max`, which sectors have a record
+ * and where the first one of each sector is. `bitmap` or `covered` may be NULL; `places` and `more` may both be, and
+ * need `covered`.
+ *
+ * A block whose records are several has in its place the index of an entry in `more`: there the place of a record, and
+ * behind it, in one number, which of its sectors count (16 bits) and above them the index of the next entry, 0 at the
+ * end. more[0] is the index of the first unused entry, at least 1. */
 typedef struct {
     uint64_t blocks;
     uint64_t cycle_min;
     uint64_t cycle_max;
-    uint64_t *places; /* one a block: `base` + position of its record */
-    uint8_t *bitmap;  /* one bit a block */
+    uint8_t *bitmap;   /* one bit a block */
+    uint16_t *covered; /* a bitmap of sectors a block */
+    uint64_t *places;  /* one a block: `base` + position of its record */
+    uint64_t *more;
+    uint64_t more_length;
     uint64_t base;
     uint64_t records; /* counted: records of kind 1, whatever their cycle */
-    uint64_t noted;   /* counted: blocks whose first record this was */
+    uint64_t noted;   /* counted: blocks of which this was the first record of some sector */
     uint64_t durable; /* the highest `durable` that was seen */
 } undo_index;
 
-/* Walks over good, chained records of kind 1; stops at the end (UNDO_OK), at a record of another kind or at what is
- * wrong, with *position there and `chain` that of the last good record before. */
+/* Walks over good, chained records of kind 1; stops at the end (UNDO_OK), at a record of another kind, where `more`
+ * has no room for what the next one says, or at what is wrong, with *position there and `chain` that of the last good
+ * record before. */
 undo_status undo_scan(const digest_kernel *kernel, const uint8_t *bytes, size_t length, size_t *position,
                       uint8_t chain[DIGEST_BYTES], undo_index *index);
 
-/* Writes the content of a good record of kind 1 whose codec is not zeroes: `length` bytes of it. */
-undo_status undo_decode(const undo_record *record, uint8_t *to);
+/* The sectors of a good record of kind 1 are in their places in the block `to`; others are as before. A record of a
+ * whole block writes `length` bytes, with the codec zeroes all of a block. */
+undo_status undo_lay(const undo_record *record, uint8_t *to);
 
 typedef struct {
     const digest_kernel *kernel;
@@ -118,8 +136,9 @@ typedef struct {
     uint64_t first_block;
 } undo_found;
 
-/* Writes the blocks in `blocks` to their places in the span `to`, each from its own record, proved. Answers those of
- * which the bytes hold no good record of the whole block; what `to` has in their places is of no meaning. */
+/* Lays the records of the blocks in `blocks` over the span `to`, each block's own one, proved. Answers the blocks of
+ * which the bytes hold no good record, only that of a short block, or one of several; what `to` has in their places is
+ * of no meaning. */
 uint64_t undo_unpack(const undo_found *found, uint64_t blocks, uint8_t *to);
 
 #endif

@@ -1,6 +1,7 @@
 """The data port: accepts connections, gives each a thread, hangs up on those that do not prove themselves in time."""
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -93,7 +94,11 @@ class Listener:
         try:
             prepare(accepted)
             connection = Connection(is_agent=False, shared=self._shared)
-            serve(Link(connection, accepted, threading.Lock(), self._clock.monotonic, peer), prove)
+            link = Link(connection, accepted, threading.Lock(), self._clock.monotonic, peer)
+            waiting = select.poll()
+            waiting.register(accepted, select.POLLIN)
+            link.more = lambda: bool(waiting.poll(0))
+            serve(link, prove)
         finally:
             deadline.cancel()
             if unproved:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from disks.content import content_root
 from disks.disk import Extent, ExtentKind
 from drcore.errors import Defect
-from drcore.units import BLOCK_BYTES, ByteCount, ByteOffset
+from drcore.units import BLOCK_BYTES, BLOCK_SECTORS, SECTOR_BYTES, ByteCount, ByteOffset, bit_runs, parts
 from masttarget.points import Kind, Point, PointDisk
 from masttarget.retention import ItemRetention, Policy
 from masttarget.rollback import roll_back
@@ -401,16 +401,38 @@ class Play:
                 size = min(len(span), SIZE - first * BLOCK_BYTES)
                 self.disk.read(first * BLOCK_BYTES, span[:size])
                 self.journal.expect(first, 1 << block - first, span[:size])
-            self.verified.touch(block, 1)
-            self.journal.before_overwrite(block, 1)
-            self.doubtful.add(block)
             at = rng.randrange(len(self.noise) - length)
             content = bytes(length) if rng.random() < 0.2 else self.noise[at : at + length]
+            self.verified.touch(block, 1)
+            if rng.random() < 0.5:
+                batch[block] = self.write_sectors(block, content)
+                continue
+            self.journal.before_overwrite(block, 1)
+            self.doubtful.add(block)
             self.disk.write(block * BLOCK_BYTES, memoryview(content))
             batch[block] = content
         self.disk.flush()
         self.acknowledged.update(batch)
         self.doubtful.difference_update(batch)
+
+    def write_sectors(self, block: int, content: bytes) -> bytes:
+        """A few sectors of the block are those of `content`; answers what the block holds then."""
+        start = block * BLOCK_BYTES
+        whole = memoryview(bytearray(len(content)))
+        self.disk.read(start, whole)
+        sectors = 0
+        for _ in range(3):
+            sectors |= 1 << self.rng.randrange(parts(len(content), SECTOR_BYTES))
+        if self.rng.random() < 0.5:
+            first = block // 64 * 64
+            self.journal.foresee(first, sectors << (block - first) * BLOCK_SECTORS)
+        self.journal.before_overwrite(block, 1, sectors)
+        self.doubtful.add(block)
+        for low, count in bit_runs(sectors):
+            at, end = low * SECTOR_BYTES, (low + count) * SECTOR_BYTES
+            whole[at:end] = content[at:end]
+            self.disk.write(start + at, whole[at:end])
+        return bytes(whole)
 
     def publish(self) -> None:
         self.publishing = self.disk.content()

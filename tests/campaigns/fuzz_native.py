@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 from _native import undo
 from _native.crc32c import crc32c
+from masttarget.index import Index
 from tests.campaigns.fuzz import entries, mutated, references
 from tests.campaigns.runner import Campaign, Round
 
@@ -26,26 +27,33 @@ def records() -> Iterator[Round]:
     rng = random.Random(6)
     span = (rng.randbytes(8192) + b"text " * 11469 + bytes(7))[:BLOCK] * 3 + bytes(2 * BLOCK)
     out = bytearray(1 << 20)
-    _, end, _ = undo.pack(span, 2, 0b11101, 7, 99, bytes(16), out, 0, 1)
+    some = b"\xff\xff\xff\xff\x06\x41\xff\xff\xff\xff"
+    _, end, chain = undo.pack(span, 2, 0b11101, some, 7, 99, bytes(16), out, 0, 1)
+    _, end, _ = undo.pack(span, 2, 0b101, b"\x0f\x00\x00\x00\xff\xff" + bytes(4), 8, 99, chain, out, end, 1)
     good = bytes(out[:end])
-    _, _, why, count, _, _ = undo.scan(good, 0, bytes(16), 1, 9, BLOCKS, None, None, 0)
+    index = Index(BLOCKS)
+    noting = (index.covered, index.places, index.more)
+    _, _, why, count, _, _ = undo.scan(good, 0, bytes(16), 1, 9, BLOCKS, None, *noting, 0)
     assert why is None
     assert count > 1
     room, bitmap = bytearray(64 * BLOCK), bytearray(-(-BLOCKS // 8))
-    places = memoryview(bytearray(8 * BLOCKS)).cast("Q")
+    places = index.places
 
     def one(rng: random.Random, _: int) -> None:
         hostile = _own(mutated(rng, good))
         # Mostly with a place and a chain that are right, so that what lies behind is looked at.
         chain = bytes(16) if rng.random() < 0.8 else rng.randbytes(16)
         with suppress(undo.Damaged, ValueError):
-            undo.scan(hostile, 0, chain, 0, 2**64 - 1, BLOCKS, places, bitmap, rng.randrange(1000))
+            fresh = Index(BLOCKS)
+            length = rng.choice((1, 3, 5, len(fresh.more)))
+            noting = (fresh.covered, fresh.places, fresh.more[:length])
+            undo.scan(hostile, 0, chain, 0, 2**64 - 1, BLOCKS, bitmap, *noting, rng.randrange(1000))
         near = array("Q", (rng.randrange(len(hostile) + 2) if rng.random() < 0.5 else at for at in places))
         undo.unpack(hostile, 0, near, rng.randrange(3), rng.getrandbits(BLOCKS), room)
         position = 0
         with suppress(undo.Damaged, ValueError):
             while position < len(hostile):
-                position = undo.content(hostile, position, room)[4]
+                position = undo.content(hostile, position, room)[5]
 
     yield one
 

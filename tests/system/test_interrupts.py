@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -205,10 +206,10 @@ def test_a_vmdk_that_somebody_else_wrote_to_is_read_again(tmp_path: Path, dice: 
     times = {path: path.stat() for path in (target, flat)}
     spoil(flat, keep_time=True)
     text = target.read_text()
-    at = text.index("CID=") + 4
-    target.write_text(
-        text[:at] + ("0badcafe" if text[at : at + 8] != "0badcafe" else "0badcaff") + text[at + 8 :]
-    )
+    told = re.search(r"^CID=(\w+)$", text, re.MULTILINE)
+    assert told is not None
+    other = "0badcafe" if told[1] != "badcafe" else "0badcaff"
+    target.write_text(text[: told.start(1)] + other + text[told.end(1) :])
     for path, status in times.items():
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     homeward("sync", source, target, "--json").answer()

@@ -35,7 +35,7 @@ from masttarget.points import Kind, Point, PointDisk, Points
 from masttarget.receive import Reception
 from masttarget.retention import ItemRetention, Policy, Retention, Step, prunable
 from masttarget.standing import standing
-from masttarget.undo import Identity
+from masttarget.undo import Identity, whole
 from masttarget.view import PointView
 from tests.conftest import MountPoint
 from tests.fault.media import MemoryDisk
@@ -358,7 +358,7 @@ def test_a_full_volume_costs_the_oldest_points_then_makes_the_cycle_wait_and_goe
     waiting.join(20)
     assert not waiting.is_alive()
     assert not item.critical
-    assert journal.has(0, 0xFFFF) == 0xFFFF
+    assert not journal.missing(0, whole(0xFFFF))
     item.close_disk(DISK)
 
 
@@ -396,7 +396,7 @@ def test_a_journal_whose_writer_is_at_work_is_pruned_by_another_disk_only_afterw
     writer.join(20)
     assert len(after[0]) < len(before[0])
     assert after[1] == before[1]
-    assert journals[1].has(0, 1 << 39)
+    assert not journals[1].missing(0, whole(1 << 39))
     item.make_room(RetentionFull(path="x", free=0, wanted=0))
     assert len(journals[1].segments.numbers()) < len(before[1])
     for one in (DISK, other):

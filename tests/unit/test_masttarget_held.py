@@ -1,0 +1,78 @@
+"""Frames that wait for a flush: what it costs, how many may, and that they are applied as if they had not waited."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from drcore.units import BLOCK_BYTES
+from masttarget.adapters.segment_files import SegmentFiles
+from masttarget.held import Held, Room
+from tests.unit.test_masttarget_target import GENERATION, SESSION, block_of, entries, scan_whole, target_of
+from tests.unit.test_masttarget_undo import Bench
+from wireproto.connection import Received
+from wireproto.messages import Bye, Data
+
+
+def frame(block: int, fill: int, sectors: int) -> Data:
+    content = bytearray(block_of(0))
+    for sector in range(16):
+        if sectors >> sector & 1:
+            content[sector * 4096 : (sector + 1) * 4096] = bytes([fill]) * 4096
+    return entries(block, bytes(content), sectors)
+
+
+def received(message: Data | Bye, sequence: int = 0) -> Received:
+    return Received(1, sequence, message, 100)
+
+
+def test_frames_wait_while_more_comes_and_keep_their_order_and_content() -> None:
+    coming = [True, True, False]
+    held = Held(Room(), lambda: coming.pop(0))
+    first = frame(1, 7, 0xFFFF)
+    told = bytes(first.entries)
+    assert held.hold(received(first, 1))
+    first.entries[:] = bytes(len(first.entries))  # the next frame is received into the same buffer
+    assert held.hold(received(frame(2, 8, 3), 2))
+    assert not held.hold(received(frame(3, 9, 3), 3)), "nothing more has come: its turn"
+    frames = held.take()
+    assert [event.sequence for event in frames] == [1, 2]
+    assert isinstance(frames[0].message, Data)
+    assert bytes(frames[0].message.entries) == told
+    assert held.take() == []
+
+
+def test_only_so_many_wait_and_what_waited_gives_its_room_back() -> None:
+    room = Room(most=3 * len(frame(1, 7, 0xFFFF).entries))
+    one, other = Held(room, lambda: True), Held(room, lambda: True)
+    assert [one.hold(received(frame(1, 7, 0xFFFF))) for _ in range(3)] == [True] * 3
+    assert not other.hold(received(frame(1, 7, 0xFFFF)))
+    one.close()
+    assert [other.hold(received(frame(1, 7, 0xFFFF))) for _ in range(3)] == [True] * 3
+    assert len(other.take()) == 3
+    assert room.take(3 * len(frame(1, 7, 0xFFFF).entries))
+    assert not Held(Room(), lambda: True).hold(received(Bye()))
+
+
+def test_a_frame_is_flushed_once_for_all_that_it_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, random.Random(7))
+    bench.disk.write(0, memoryview(bytes(bench.disk.size)))
+    before = bench.disk.content()
+    target = target_of(bench.disk, tmp_path)
+    target.undo = bench.journal
+    scan_whole(target)
+    flushes: list[int] = []
+    flush = SegmentFiles.flush
+    monkeypatch.setattr(SegmentFiles, "flush", lambda self: (flushes.append(1), flush(self)))
+    several = b"".join(bytes(frame(block, block, 0b1010).entries) for block in range(1, 120, 7))
+    for data in (Data(17, memoryview(several)), frame(8, 99, 0b1110), frame(140, 1, 0xFFFF)):
+        assert target.foresee(data, SESSION)
+    assert flushes == []
+    for data in (Data(17, memoryview(several)), frame(140, 1, 0xFFFF)):
+        assert target.apply(data, SESSION, GENERATION).mismatched == []
+    assert len(flushes) == 1
+    assert bench.disk.content()[8 * BLOCK_BYTES + 3 * 4096 :][:1] == b"\x08"
+    assert bench.at(0) == before
+    assert not target.foresee(frame(1, 1, 1), SESSION - 1), "an older session's frames bring nothing about"

@@ -1,0 +1,81 @@
+"""A block of which only some sectors are kept, in several records: what is kept, and what reads as it was."""
+
+import functools
+import operator
+import random
+from pathlib import Path
+
+import pytest
+
+from drcore.units import BLOCK_BYTES, SECTOR_BYTES
+from masttarget.adapters.segment_files import SegmentFiles
+from masttarget.segments import HEADER_BYTES
+from masttarget.undo import Identity
+from masttarget.view import PointView
+from tests.unit.test_masttarget_undo import DISK, ITEM, SIZE, Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path, dice: random.Random) -> Bench:
+    return Bench(tmp_path, dice)
+
+
+def test_only_the_sectors_that_change_are_kept(bench: Bench) -> None:
+    """Once each, together what the block was, whatever came when; a short block as a whole."""
+    before = bench.disk.content()
+    bench.write(4, 0b1100)
+    bench.write(4, 0b0110)
+    bench.write(4, 0x8000)
+    bench.journal.foresee(128, 1 << (150 - 128) * 16)
+    bench.journal.begin_cycle(2)
+    middle = bench.disk.content()
+    bench.write(4, 0x0F01)
+    bench.write(4, 0xFFFF)
+    bench.journal.flush()
+    data, at, found = bench.segment(1).read_bytes(), HEADER_BYTES, []
+    while at < len(data):
+        sectors, length = int.from_bytes(data[at + 62 : at + 64], "little"), data[at + 56 : at + 60]
+        found.append((data[at + 40], sectors))
+        assert int.from_bytes(length, "little") in (0, sectors.bit_count() * 4096 or 777)
+        at += 72 + int.from_bytes(data[at + 52 : at + 56], "little")
+    assert found == [(4, 0b1100), (4, 0b0010), (4, 0x8000), (150, 0), (4, 0x0F01), (4, 0xF0FE)]
+    assert (bench.at(0), bench.at(1)) == (before, middle)
+    bench.opened(2)
+    assert not bench.journal.missing(0, 0xFFFF << 4 * 16)
+    assert bench.journal.missing(0, 0xFFFF << 3 * 16) == 0xFFFF << 3 * 16
+
+
+def test_an_index_grows_with_what_it_has_to_hold(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("masttarget.index._MORE_NUMBERS", 1)
+    bench = Bench(tmp_path, dice)
+    contents = bench.cycles(12, writes=150)
+    for sequence, content in enumerate(contents):
+        assert bench.at(sequence) == content
+    found = PointView(bench.disk, SegmentFiles(bench.folder), bench.identity, 0)._index
+    assert len(found.more) > 64
+    for block in range(150):
+        sectors = [counts for _, counts in found.records(block)]
+        assert sum(sectors) == found.covered[block] == functools.reduce(operator.or_, sectors)
+
+
+@pytest.mark.parametrize("sectors", [0x0040, 0xFFFF])
+def test_a_source_that_was_shorter_for_a_while_reads_as_it_was(bench: Bench, sectors: int) -> None:
+    """Its last block was kept as far as it went; what lay behind has later records, or none."""
+    block, short = 7, 7 * BLOCK_BYTES + 3 * SECTOR_BYTES + 100
+    bench.write(block, 0b10)
+    bench.journal.begin_cycle(2)
+    then = bench.disk.content()
+    bench.identity = Identity(ITEM, DISK, short)
+    bench.opened(2)
+    bench.journal.before_overwrite(block, 1)
+    bench.disk.write(block * BLOCK_BYTES, memoryview(bench.content())[: short - block * BLOCK_BYTES])
+    bench.journal.begin_cycle(3)
+    between = bench.disk.content()
+    bench.identity = Identity(ITEM, DISK, SIZE)
+    bench.opened(3)
+    bench.write(block, sectors)
+    bench.journal.flush()
+    assert bench.at(1) == then
+    assert bench.at(2) == between
