@@ -66,13 +66,18 @@ class Found(Record):
     wrong: list[int]
 
 
-def changes(entries: memoryview) -> Iterator[tuple[int, int]]:
-    """The blocks of a frame of references, and which of their sectors (bits) they change, up to what is malformed."""
+def changes(entries: memoryview) -> dict[int, int]:
+    """Which sectors (bits) the blocks of a frame of references change, up to what is malformed.
+
+    A block that is there twice, which refuses the frame, has both: what came before may be on the disk by then.
+    """
+    changed: dict[int, int] = {}
     position = 0
     while position + _ENTRY.size <= len(entries):
         block, sectors, zeroes = _ENTRY.unpack_from(entries, position)
-        yield block, sectors | zeroes
+        changed[block] = changed.get(block, 0) | sectors | zeroes
         position += _ENTRY.size + sectors.bit_count() * DIGEST_BYTES
+    return changed
 
 
 class Elsewhere:

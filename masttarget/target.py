@@ -264,7 +264,7 @@ class TargetDisk:
             self._guard(session, generation)
             if self.elsewhere is None:
                 raise MessageRefused(reason="references without SEEK")
-            changed = dict(changes(data.entries))
+            changed = changes(data.entries)
             with self._doubting():
                 self._expect(changed.items())
                 for found in self.elsewhere.resolve(data.entries):

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from drcore.units import BLOCK_BYTES, SECTOR_BYTES
+from disks.digestmap import DigestMap
+from drcore.units import BLOCK_BYTES, SECTOR_BYTES, SPAN_BLOCKS
 from masttarget.adapters.segment_files import SegmentFiles
+from masttarget.errors import DataMalformed
 from masttarget.segments import HEADER_BYTES
+from masttarget.target import TargetDisk
 from masttarget.undo import Identity
 from masttarget.view import PointView
+from tests.unit import test_masttarget_elsewhere as elsewhere
 from tests.unit.test_masttarget_undo import DISK, ITEM, SIZE, Bench
+from wireproto.messages import Refer
 
 
 @pytest.fixture
@@ -79,3 +84,29 @@ def test_a_source_that_was_shorter_for_a_while_reads_as_it_was(bench: Bench, sec
     bench.journal.flush()
     assert bench.at(1) == then
     assert bench.at(2) == between
+
+
+def test_references_that_name_a_block_twice_leave_the_way_back(bench: Bench, tmp_path: Path) -> None:
+    """They are refused where that shows, behind a batch that is on the disk: of it, too, everything was kept."""
+    disk = bench.disk
+    target = TargetDisk(disk, SIZE, elsewhere.SECRET, lambda: DigestMap(SIZE, tmp_path), empty=False)
+    target.take_over(elsewhere.SESSION)
+    target.undo = bench.journal
+    elsewhere.scan_whole(target)
+    assert target.seek(elsewhere.SESSION, elsewhere.MemoryRooms, over=False)
+    target.learn_rest(elsewhere.nothing)
+    before = disk.content()
+    moved = bytearray(before[: SPAN_BLOCKS * BLOCK_BYTES])
+    for block in range(SPAN_BLOCKS):
+        moved[block * BLOCK_BYTES : block * BLOCK_BYTES + SECTOR_BYTES] = before[2 * BLOCK_BYTES :][
+            :SECTOR_BYTES
+        ]
+    batch = elsewhere.references(0, bytes(moved), 1).entries
+    again = elsewhere.references(0, before[2 * BLOCK_BYTES : 3 * BLOCK_BYTES], 0x8000).entries
+    with pytest.raises(DataMalformed):
+        target.refer(
+            Refer(65, memoryview(bytes(batch) + bytes(again))), elsewhere.SESSION, elsewhere.GENERATION
+        )
+    bench.journal.flush()
+    assert disk.content() != before
+    assert bench.at(0) == before
