@@ -14,11 +14,34 @@ from tests.campaigns.runner import Campaign, Round
 BLOCK = 65536
 BLOCKS = 12
 POLYNOMIAL = 0x82F63B78
+_FIELDS = (
+    (32, 8, (0, 7, 8, 2**64 - 1)),
+    (40, 8, (*range(BLOCKS + 1), 2**64 - 1)),
+    (48, 4, (0, 1, 2, 64, 65, 2**32 - 1)),
+    (56, 4, (0, 1, 4095, 4096, 8192, BLOCK - 1, BLOCK, BLOCK + 1, 2**31, 2**32 - 1)),
+    (60, 1, (0, 1, 2)),
+    (61, 1, (0, 1, 2, 3, 255)),
+    (62, 2, (0, 1, 0x8000, 0x4106, 0x7FFF, 0xFFFF)),
+)
+"""Of a record: where a field is, how long, and what somebody hostile would put there."""
 
 
 def _own(data: bytes) -> bytearray:
     """The bytes in memory of just their length, so that the byte behind them is nobody's."""
     return bytearray(data)
+
+
+def _forged(rng: random.Random, good: bytes) -> bytes:
+    """The records with some of their fields changed, where they stand."""
+    data, starts, at = bytearray(good), [], 0
+    while at < len(good):
+        starts.append(at)
+        at += undo.HEADER_BYTES + int.from_bytes(good[at + 52 : at + 56], "little")
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        offset, width, values = rng.choice(_FIELDS)
+        start = rng.choice(starts) + offset
+        data[start : start + width] = rng.choice(values).to_bytes(width, "little")
+    return bytes(data)
 
 
 @contextmanager
@@ -40,7 +63,11 @@ def records() -> Iterator[Round]:
     places = index.places
 
     def one(rng: random.Random, _: int) -> None:
-        hostile = _own(mutated(rng, good))
+        hostile = _own(mutated(rng, good) if rng.random() < 0.5 else _forged(rng, good))
+        if rng.random() < 0.7:
+            # By somebody who can make checksums, so that what the fields say is looked at.
+            with suppress(ValueError):
+                undo.chain(hostile, rng.randrange(99), bytes(16))
         # Mostly with a place and a chain that are right, so that what lies behind is looked at.
         chain = bytes(16) if rng.random() < 0.8 else rng.randbytes(16)
         with suppress(undo.Damaged, ValueError):
@@ -48,6 +75,8 @@ def records() -> Iterator[Round]:
             length = rng.choice((1, 3, 5, len(fresh.more)))
             noting = (fresh.covered, fresh.places, fresh.more[:length])
             undo.scan(hostile, 0, chain, 0, 2**64 - 1, BLOCKS, bitmap, *noting, rng.randrange(1000))
+            for block in range(BLOCKS):
+                assert sum(sectors for _, sectors in fresh.records(block)) == fresh.covered[block]
         near = array("Q", (rng.randrange(len(hostile) + 2) if rng.random() < 0.5 else at for at in places))
         undo.unpack(hostile, 0, near, rng.randrange(3), rng.getrandbits(BLOCKS), room)
         position = 0
