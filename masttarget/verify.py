@@ -32,6 +32,7 @@ PAGE_BLOCKS: Final = 127
 HEADER: Final = struct.Struct("<16s 4sHH 16s16s QQQ 16s QQ 16s")
 RECORD: Final = struct.Struct("<16s16s QQ III BBH Q")
 BLOCK: Final = 64 * KIB
+ZEROES: Final = 2
 NAME: Final = re.compile(r"^\d{8}\.undo$")
 ITEM: Final = re.compile(r"^[0-9a-f]{32}$")
 
@@ -201,6 +202,7 @@ class _Disk:
         self._chain = bytes(16)
         self._cycle = 0
         self._time = 0
+        self._data_bytes = 0
         self._whole = True
         self._run()
 
@@ -251,7 +253,7 @@ class _Disk:
                 self._wrong(SegmentDamaged(path=path, segment=number, offset=0, reason="no good header"))
             return
         found = HEADER.unpack_from(data)
-        magic, version, length, item, disk, told, cycle, end, chain, created = found[1:11]
+        magic, version, length, item, disk, told, cycle, end, chain, created, self._data_bytes = found[1:12]
         if (magic, version, length, told) != (b"HWRJ", 2, HEADER.size, number):
             self._wrong(
                 SegmentDamaged(path=path, segment=number, offset=0, reason="another segment's header")
@@ -301,7 +303,9 @@ class _Disk:
     def _record(self, data: bytes, at: int, chain: bytes, block: memoryview) -> tuple[str, int, int]:
         if len(data) - at < RECORD.size:
             return "a record that is cut", 0, 0
-        told, before, cycle, _, blocks, stored, _, kind, _, _, durable = RECORD.unpack_from(data, at)
+        told, before, cycle, first, blocks, stored, length, kind, codec, sectors, durable = (
+            RECORD.unpack_from(data, at)
+        )
         following = at + RECORD.size + stored
         if following > len(data):
             return "a record that is cut", 0, 0
@@ -317,6 +321,13 @@ class _Disk:
                 undo.content(data, at, block)
             except ValueError as error:
                 return str(error), 0, 0
+            size = min(self._data_bytes - (first + blocks - 1) * BLOCK, BLOCK)
+            if size <= 0:
+                return f"block {first + blocks - 1} of a disk of {self._data_bytes} bytes", 0, 0
+            if sectors and size < BLOCK:
+                return f"some sectors of block {first}, which is short", 0, 0
+            if not sectors and codec != ZEROES and length != size:
+                return f"{length} bytes of block {first}, which has {size}", 0, 0
             self.verdict.records += 1
             self.verdict.blocks += blocks
         return "", following, durable
@@ -325,7 +336,7 @@ class _Disk:
         """The place is a torn tail, unless something says that it was durable once."""
         told = durable
         # The next good record is no farther than the longest one; what it and those behind it know is enough.
-        end = min(at + 2 * (BLOCK + RECORD.size), len(data) - RECORD.size) if is_last else 0
+        end = min(at + 2 * (BLOCK + RECORD.size), len(data) - RECORD.size + 1) if is_last else 0
         for start in range(at + 1, end):
             found = RECORD.unpack_from(data, start)
             stop = start + RECORD.size + found[5]

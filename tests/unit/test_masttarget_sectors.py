@@ -3,10 +3,12 @@
 import functools
 import operator
 import random
+import struct
 from pathlib import Path
 
 import pytest
 
+from _native import undo as native
 from disks.digestmap import DigestMap
 from drcore.units import BLOCK_BYTES, SECTOR_BYTES, SPAN_BLOCKS
 from masttarget.adapters.segment_files import SegmentFiles
@@ -14,6 +16,7 @@ from masttarget.errors import DataMalformed
 from masttarget.segments import HEADER_BYTES
 from masttarget.target import TargetDisk
 from masttarget.undo import Identity
+from masttarget.verify import verify
 from masttarget.view import PointView
 from tests.unit import test_masttarget_elsewhere as elsewhere
 from tests.unit.test_masttarget_undo import DISK, ITEM, SIZE, Bench
@@ -110,3 +113,37 @@ def test_references_that_name_a_block_twice_leave_the_way_back(bench: Bench, tmp
     bench.journal.flush()
     assert disk.content() != before
     assert bench.at(0) == before
+
+
+@pytest.mark.parametrize(
+    ("block", "sectors", "length", "good"),
+    [
+        (3, 0, BLOCK_BYTES, True),
+        (3, 0b101, 2 * SECTOR_BYTES, True),
+        (150, 0, 777, True),
+        (3, 0, 5000, False),
+        (3, 0b101, SECTOR_BYTES, False),
+        (3, 0xFFFF, BLOCK_BYTES, False),
+        (150, 0, BLOCK_BYTES, False),
+        (150, 1, SECTOR_BYTES, False),
+        (151, 0, BLOCK_BYTES, False),
+        (2**64 - 1, 0, BLOCK_BYTES, False),
+    ],
+)
+def test_a_second_opinion_finds_what_no_disk_of_that_size_has(
+    bench: Bench, block: int, sectors: int, length: int, good: bool
+) -> None:
+    """In records whose checksums are right: of a block that is not there, or has not so many bytes."""
+    assert bench.journal is not None
+    bench.write(4, 0b10)
+    bench.journal.store_head()
+    written = bytearray(bench.segment(1).read_bytes())
+    fields = (1, block, 1, length, length, 1, 0, sectors, 0)
+    record = bytearray(struct.pack("<32xQQIIIBBHQ", *fields) + bytes(length))
+    native.chain(record, 0, written[HEADER_BYTES:][:16])
+    bench.segment(1).write_bytes(written + record)
+    # Behind it, so that it is no torn tail: a record that says that this one was durable.
+    behind = bytearray(struct.pack("<32xQQIIIBBHQ", 1, 5, 1, 0, 0, 1, 2, 0, 0))
+    native.chain(behind, len(written + record), record[:16])
+    bench.segment(1).write_bytes(written + record + behind)
+    assert verify(bench.folder.parent)[0].good == good
