@@ -204,7 +204,7 @@ def test_a_rollback_keeps_each_block_durably_before_it_writes_it(
 def test_a_point_that_is_read_while_segments_fill_stays_as_it_was(
     tmp_path: Path, dice: random.Random
 ) -> None:
-    bench = Bench(tmp_path, dice, segment_bytes=100_000)
+    bench = Bench(tmp_path, dice, segment_bytes=20_000)
     view = PointView(bench.disk, SegmentFiles(bench.folder), bench.identity, 0, live=True)
     content = bench.disk.content()
     for _ in range(60):
