@@ -5,6 +5,7 @@ Mostly a block has one record behind a point. Where later ones have sectors that
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from struct import calcsize
 from typing import Final, Literal
 
@@ -16,8 +17,14 @@ _MORE_NUMBERS: Final = 1 << 16
 
 
 def zeroes(code: Literal["B", "H", "Q"], count: int) -> memoryview:
-    """So many numbers of the type (`struct`'s code), all 0; memory is taken where one is written."""
-    return memoryview(mmap.mmap(-1, max(count, 1) * calcsize(code))).cast(code)
+    """So many numbers of the type (`struct`'s code), all 0; memory is taken where one is written.
+
+    Private: pages of shared memory are taken where one is read, too; and in no larger pieces than pages.
+    """
+    memory = mmap.mmap(-1, max(count, 1) * calcsize(code), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel that knows of no larger pieces
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memoryview(memory).cast(code)
 
 
 class Index:

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import os
 import random
 import struct
 from pathlib import Path
@@ -13,6 +14,7 @@ from disks.digestmap import DigestMap
 from drcore.units import BLOCK_BYTES, SECTOR_BYTES, SPAN_BLOCKS
 from masttarget.adapters.segment_files import SegmentFiles
 from masttarget.errors import DataMalformed
+from masttarget.index import Index
 from masttarget.segments import HEADER_BYTES
 from masttarget.target import TargetDisk
 from masttarget.undo import Identity
@@ -66,6 +68,19 @@ def test_an_index_grows_with_what_it_has_to_hold(
     for block in range(150):
         sectors = [counts for _, counts in found.records(block)]
         assert sum(sectors) == found.covered[block] == functools.reduce(operator.or_, sectors)
+
+
+def test_looking_through_an_index_takes_no_memory() -> None:
+    """Only what was written in it does: a large disk's is mostly empty."""
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    index = Index(1 << 24)
+    before = resident_bytes()
+    index.places[5] = 7
+    assert sum(index.places[at] + index.covered[at] for at in range(1, 1 << 24, 512)) == 0
+    assert resident_bytes() - before < 16 << 20
 
 
 @pytest.mark.parametrize("sectors", [0x0040, 0xFFFF])
