@@ -63,8 +63,9 @@ def undo_sync(target: Path, told: str | None, state: Path, *, as_json: bool) -> 
     else:
         show.answer(
             f"{target} holds what it held before its last sync: "
-            f"{show.counted(done.blocks_changed, 'block')} of 64 KiB written back, whole "
-            f"({show.size(done.bytes_written)}; a sync sends and counts less: sectors, and no zero blocks)"
+            f"{show.counted(done.blocks_changed, 'block')} of 64 KiB changed back, "
+            f"{show.size(done.bytes_written)} written "
+            "(of a block that differs in many sectors all of it; a sync sends and counts less, and no zero blocks)"
         )
         if done.more:
             show.answer(f"an earlier sync can be taken back too: homeward sync --undo {target}")
