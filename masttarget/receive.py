@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
 from uuid import UUID
 
 from drcore.clock import Clock
@@ -324,7 +323,7 @@ class Reception:
         elif (config := self._configs.get(disk)) is not None:
             journal = self._store.journal(config)
             if (record := journal.load()) is not None and not record.published:
-                journal.store(replace(record, published=point.hex()))
+                journal.store(record.but(published=point.hex()))
         if disk in self._configs:
             self._published[self._configs[disk].item.bytes] = point
 

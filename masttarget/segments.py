@@ -6,12 +6,12 @@ A segment is a header of 128 bytes and records (`_native.undo`) until its end. B
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from _native import undo
 from drcore.buffers import Pool
 from drcore.limits import SPARE_BUFFERS_MAX, UNDO_PIECE_BYTES
+from drcore.record import Changing, Record
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES
 from masttarget.errors_retention import ClockBackwards, SegmentDamaged, SegmentForeign, SegmentMissing
 from masttarget.index import Index
@@ -29,8 +29,7 @@ _WINDOWS: Final = Pool(UNDO_PIECE_BYTES, SPARE_BUFFERS_MAX)
 """Buffers through which segments are walked: what was read is proved while it is in a core's own cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentHeader:
+class SegmentHeader(Record):
     """What a segment says of itself. `previous_end` and `chain`: where the one before ends, and its last checksum."""
 
     item: bytes
@@ -86,8 +85,7 @@ def encode_note(note: dict[str, Any], cycle: int, durable: int, chain: bytes) ->
     return undo.checksum(body) + body
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Record):
     """A note and where it stands."""
 
     segment: int
@@ -152,8 +150,7 @@ class Segments(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Record):
     """What is known to be durable: the journal reaches from segment `first` to byte `offset` of segment `segment`."""
 
     first: int
@@ -161,8 +158,7 @@ class Head:
     offset: int
 
 
-@dataclass(slots=True)
-class Reached:
+class Reached(Changing):
     """How far a walk came: the last good place, its checksum, and what stood there."""
 
     segment: int = 0
@@ -172,8 +168,7 @@ class Reached:
     torn: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Record):
     """What a walk notes of old contents, for these cycles: of a disk of `blocks` blocks, in what is given."""
 
     cycle_min: int = 0
@@ -247,7 +242,7 @@ class Walk:
                 return  # started, and never durable: the next one takes its place
             raise self._damaged(number, 0, str(error)) from error
         self._check_header(number, header, number == first)
-        self.reached = replace(self.reached, segment=number, offset=HEADER_BYTES, chain=checksum_of(data))
+        self.reached = self.reached.but(segment=number, offset=HEADER_BYTES, chain=checksum_of(data))
         self.reached.durable = 0
         offset, reason, data = self._records(number)
         if reason is None:

@@ -7,7 +7,6 @@ lock to change sessions also waits for the writes in flight (fencing).
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 from _native import compare, digest, pack
 from disks.digestmap import DigestMap
@@ -15,6 +14,7 @@ from disks.disk import Disk
 from disks.scan import PIECE_BYTES, RegionRun, pieces, remembered, scan
 from drcore.buffers import Pool, buffer
 from drcore.limits import SPARE_BUFFERS_MAX
+from drcore.record import Changing, Record, made
 from drcore.units import (
     BLOCK_BYTES,
     BLOCK_SECTORS,
@@ -41,8 +41,7 @@ _SPANS = Pool(SPAN_BYTES, SPARE_BUFFERS_MAX)
 """Of all disks: one is needed only while a frame is applied or a question answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedRun:
+class AppliedRun(Record):
     """New digests of `count` blocks from `first` on, as they go into the applied record; none stands for all zero."""
 
     first: int
@@ -50,13 +49,12 @@ class AppliedRun:
     digests: bytes
 
 
-@dataclass(slots=True)
-class Applied:
+class Applied(Changing):
     """What one frame did to the disk."""
 
-    runs: list[AppliedRun] = field(default_factory=list)
+    runs: list[AppliedRun] = made(factory=list)
     written_bytes: int = 0
-    mismatched: list[int] = field(default_factory=list)
+    mismatched: list[int] = made(factory=list)
     answer: Missing | None = None
     """What the agent is told of a frame of references."""
 

@@ -10,7 +10,6 @@ Here a bitmap has a bit for each sector, from the first one of a span on.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from _native import undo
@@ -18,6 +17,7 @@ from drcore.buffers import Pool
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
 from drcore.limits import SEGMENT_BYTES, SPARE_BUFFERS_MAX, UNDO_FLUSH_BYTES, UNDO_PIECE_BYTES
+from drcore.record import Record
 from drcore.units import (
     BLOCK_BYTES,
     BLOCK_SECTORS,
@@ -93,8 +93,7 @@ def whole(blocks: int) -> int:
     return sectors
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Record):
     """Whose old contents these are."""
 
     item: bytes

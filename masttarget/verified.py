@@ -11,7 +11,6 @@ import mmap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -22,6 +21,7 @@ from disks.scan import data_runs
 from drcore.buffers import buffer
 from drcore.errors import HomewardError
 from drcore.limits import MIB
+from drcore.record import Record
 from drcore.units import BLOCK_BYTES, SPAN_BLOCKS, bit_runs, parts
 from masttarget.errors_retention import RetentionFailed, RetentionFull
 from masttarget.points import Point
@@ -60,8 +60,7 @@ class Extent(Enum):
     """Everything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Record):
     """The content root (hex) of a state, and what was read again for it; both empty where nobody knows."""
 
     root: str = ""
@@ -215,7 +214,7 @@ class Verified:
             self._broken.clear()
             self._file.reset(file_bytes(self.blocks))
         elif self._header is not None and self._header.whole:
-            self._header = replace(self._header, whole=False)
+            self._header = self._header.but(whole=False)
             self._file.write(0, self._header.encode())
         self._file.flush()
 
