@@ -192,6 +192,8 @@ UNDO_FLUSH_BYTES: Final = 4 * MIB
 """Undo records that wait for no one are flushed after so much, so that the write that needs them need not wait."""
 HELD_BYTES_MAX: Final = 64 * MIB
 """Frames of all lanes that wait until what they overwrite is durable; beyond that each waits alone."""
+FOLLOWING_BYTES_MIN: Final = 64 * KIB
+"""So much of the next frame has to be there for a frame to wait for it: a slow line's next frame is not waited for."""
 RETENTION_SECONDS: Final = 24 * 3600
 """The failback policy keeps every point for so long (R137)."""
 RPO_SECONDS: Final = 15 * 60.0

@@ -1,7 +1,7 @@
 """Frames of one lane that wait a moment, so that the flush of what they overwrite serves several of them.
 
-A frame may be applied when the old contents of its sectors are durable. While more is coming in, the next frames' old
-contents join the same flush; as soon as nothing more has come, or enough is waiting, all of them are applied.
+A frame may be applied when the old contents of its sectors are durable. While the next one is there already, its old
+contents join the same flush; where it has still to come, or enough is waiting, all of them are applied.
 """
 
 import threading
@@ -42,7 +42,7 @@ class Held:
     """The waiting frames of a lane, in their order; belongs to its thread."""
 
     def __init__(self, room: Room, more: Callable[[], bool]) -> None:
-        """`more`: whether the peer has sent something that was not received yet."""
+        """`more`: whether a good part of the next frame is there already."""
         self._room = room
         self._more = more
         self._frames: list[Received] = []

@@ -53,7 +53,7 @@ class Link:
         self.patient: Callable[[], bool] = bool
         """Whether a peer that neither sends nor takes a byte is known to live: then it is waited for once more."""
         self.more: Callable[[], bool] = bool
-        """Whether the peer has sent something that was not received yet; False where nobody can tell."""
+        """Whether a good part of another frame is there already; False where nobody can tell."""
 
     def receive(self) -> Event:
         """The next event; waits for it. Errors: `ConnectionLost` and everything that `Connection.fed` raises."""

@@ -1,15 +1,21 @@
 """The data port: accepts connections, gives each a thread, hangs up on those that do not prove themselves in time."""
 
 import contextlib
-import select
+import fcntl
 import socket
 import struct
+import termios
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from drcore.clock import Clock
-from drcore.limits import HANDSHAKE_SECONDS_MAX, IDLE_SECONDS_MAX, UNPROVED_CONNECTIONS_MAX
+from drcore.limits import (
+    FOLLOWING_BYTES_MIN,
+    HANDSHAKE_SECONDS_MAX,
+    IDLE_SECONDS_MAX,
+    UNPROVED_CONNECTIONS_MAX,
+)
 from drcore.secret import Secret
 from masttarget.errors import ListenFailed
 from wireproto.connection import Connection
@@ -95,9 +101,7 @@ class Listener:
             prepare(accepted)
             connection = Connection(is_agent=False, shared=self._shared)
             link = Link(connection, accepted, threading.Lock(), self._clock.monotonic, peer)
-            waiting = select.poll()
-            waiting.register(accepted, select.POLLIN)
-            link.more = lambda: bool(waiting.poll(0))
+            link.more = lambda: waiting_bytes(accepted) >= FOLLOWING_BYTES_MIN
             serve(link, prove)
         finally:
             deadline.cancel()
@@ -117,6 +121,15 @@ def prepare(stream: socket.socket) -> None:
             stream.setsockopt(socket.IPPROTO_TCP, option, value)
     for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
         stream.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", IDLE_SECONDS_MAX, 0))
+
+
+def waiting_bytes(stream: socket.socket) -> int:
+    """How much has come that was not received yet; 0 where the stream is closed, which receiving from it will say."""
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(stream, termios.FIONREAD, bytes(4)))
+    except (OSError, ValueError):
+        return 0
+    return int(count)
 
 
 def _name(peer: object) -> str:

@@ -1,11 +1,13 @@
 """Frames that wait for a flush: what it costs, how many may, and that they are applied as if they had not waited."""
 
 import random
+import socket
 from pathlib import Path
 
 import pytest
 
 from drcore.units import BLOCK_BYTES
+from masttarget.adapters.listen import waiting_bytes
 from masttarget.adapters.segment_files import SegmentFiles
 from masttarget.held import Held, Room
 from tests.unit.test_masttarget_target import GENERATION, SESSION, block_of, entries, scan_whole, target_of
@@ -76,3 +78,20 @@ def test_a_frame_is_flushed_once_for_all_that_it_overwrites(
     assert bench.disk.content()[8 * BLOCK_BYTES + 3 * 4096 :][:1] == b"\x08"
     assert bench.at(0) == before
     assert not target.foresee(frame(1, 1, 1), SESSION - 1), "an older session's frames bring nothing about"
+
+
+def test_what_has_come_over_a_socket_is_counted_until_it_is_closed() -> None:
+    for kind in (socket.AF_UNIX, socket.AF_INET):
+        if kind == socket.AF_UNIX:
+            ours, theirs = socket.socketpair()
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                theirs = socket.create_connection(listening.getsockname())
+                ours, _ = listening.accept()
+        assert waiting_bytes(ours) == 0
+        theirs.sendall(bytes(3000))
+        assert ours.recv(1000, socket.MSG_WAITALL) == bytes(1000)
+        assert waiting_bytes(ours) == 2000
+        ours.close()
+        theirs.close()
+        assert waiting_bytes(ours) == 0
