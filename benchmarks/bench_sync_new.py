@@ -51,7 +51,7 @@ def bench_sync_new(
             empty,
         ),
         Contender(
-            "rsync, whole",
+            "rsync, whole, sparse",
             "rsync -W -S --fsync A B",
             command("rsync", "-W", "-S", "--fsync", source, target),
             check_copy,

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from disks.backing import Access, Backing
 from drcore.limits import MIB
 from drcore.units import BLOCK_BYTES, BLOCK_SECTORS, SECTOR_BYTES
 
@@ -37,6 +38,12 @@ class Image:
         """Bytes in runs of data; the rest are holes."""
         return sum(length for _, length in self.runs)
 
+    def holes(self) -> list[tuple[int, int]]:
+        """What lies between the runs of data, as (offset, length), ascending."""
+        ends = [0, *(start + length for start, length in self.runs)]
+        starts = [*(start for start, _ in self.runs), self.size]
+        return [(end, start - end) for end, start in zip(ends, starts, strict=True) if start > end]
+
     def blocks(self) -> list[int]:
         """The blocks that lie in a run of data from end to end."""
         return [
@@ -63,14 +70,17 @@ class Changes:
         """Sectors that differ."""
         return sum(bits.bit_count() for bits in self.sectors.values())
 
-    def undo(self, target: Path) -> None:
-        """`target`, which held `after`, holds `before` again, durably."""
-        with self.before.path.open("rb") as before, target.open("r+b") as file:
+    def undo(self, target: Path, *, holes: bool = True) -> None:
+        """`target`, which held `after`, holds `before` again, durably, and with `holes` has them where that has."""
+        with self.before.path.open("rb") as before, target.open("r+b", buffering=0) as file:
             for offset, length in self.pieces:
                 before.seek(offset)
                 file.seek(offset)
                 file.write(before.read(length))
-            file.flush()
+            if holes:
+                backing = Backing(file.fileno(), target, Access.TARGET)
+                for offset, length in self.before.holes():
+                    backing.zero(offset, length)
             os.fsync(file.fileno())
 
 
@@ -182,10 +192,11 @@ def _replace(
             return bits
 
 
-def copy(source: Path, target: Path) -> None:
-    """`target` holds what `source` holds, holes included, durably."""
+def copy(source: Path, target: Path, *, holes: bool = True) -> None:
+    """`target` holds what `source` holds, durably, with its holes or with zeroes written in their place."""
     target.unlink(missing_ok=True)
-    subprocess.run(["cp", "--sparse=auto", "--reflink=never", str(source), str(target)], check=True)
+    sparse = f"--sparse={'auto' if holes else 'never'}"
+    subprocess.run(["cp", sparse, "--reflink=never", str(source), str(target)], check=True)
     settle(target)
 
 
