@@ -15,6 +15,7 @@ from drcore.units import BLOCK_BYTES, SECTOR_BYTES, SPAN_BLOCKS
 from masttarget.adapters.segment_files import SegmentFiles
 from masttarget.errors import DataMalformed
 from masttarget.index import Index
+from masttarget.rollback import roll_back
 from masttarget.segments import HEADER_BYTES
 from masttarget.target import TargetDisk
 from masttarget.undo import Identity
@@ -53,6 +54,34 @@ def test_only_the_sectors_that_change_are_kept(bench: Bench) -> None:
     bench.opened(2)
     assert not bench.journal.missing(0, 0xFFFF << 4 * 16)
     assert bench.journal.missing(0, 0xFFFF << 3 * 16) == 0xFFFF << 3 * 16
+
+
+@pytest.mark.parametrize("sectors", [0b0010, 0b1000])
+def test_a_short_last_block_is_kept_whole_as_soon_as_one_sector_of_it_is_foreseen(
+    bench: Bench, sectors: int
+) -> None:
+    """Three sectors and a bit of one: what changes later in it has no second record."""
+    block, short = 8, 8 * BLOCK_BYTES + 3 * SECTOR_BYTES + 100
+    bench.identity = Identity(ITEM, DISK, short)
+    bench.opened(1)
+    before = bench.disk.content()[:short]
+    bench.journal.foresee(0, sectors << block * 16)
+    bench.journal.before_overwrite(block, 1, sectors)
+    kept = bench.journal.mark()
+    bench.journal.before_overwrite(block, 1)
+    assert bench.journal.mark() == kept
+    bench.disk.write(block * BLOCK_BYTES, memoryview(bench.rng.randbytes(short - block * BLOCK_BYTES)))
+    bench.journal.begin_cycle(2)
+    then = bench.disk.content()[:short]
+    view = PointView(bench.disk, SegmentFiles(bench.folder), bench.identity, 0)
+    found = memoryview(bytearray(short))
+    view.read(0, found)
+    assert found == before
+    assert verify(bench.folder.parent)[0].good
+    assert roll_back(bench.disk, view, bench.journal, elsewhere.nothing).blocks_changed == 1
+    assert bench.disk.content()[:short] == before
+    PointView(bench.disk, SegmentFiles(bench.folder), bench.identity, 1).read(0, found)
+    assert found == then, "and it can be taken back"
 
 
 def test_an_index_grows_with_what_it_has_to_hold(
