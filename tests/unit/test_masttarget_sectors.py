@@ -18,12 +18,12 @@ from masttarget.index import Index
 from masttarget.rollback import roll_back
 from masttarget.segments import HEADER_BYTES
 from masttarget.target import TargetDisk
-from masttarget.undo import Identity
+from masttarget.undo import Identity, whole
 from masttarget.verify import verify
 from masttarget.view import PointView
 from tests.unit import test_masttarget_elsewhere as elsewhere
 from tests.unit.test_masttarget_undo import DISK, ITEM, SIZE, Bench
-from wireproto.messages import Refer
+from wireproto.messages import Data, Refer, Zeroes
 
 
 @pytest.fixture
@@ -157,6 +157,60 @@ def test_references_that_name_a_block_twice_leave_the_way_back(bench: Bench, tmp
     bench.journal.flush()
     assert disk.content() != before
     assert bench.at(0) == before
+
+
+class Asked:
+    """Keeps nothing, not even what is foreseen: tells which sectors it was asked to keep, by block."""
+
+    active = True
+
+    def __init__(self) -> None:
+        self._sectors: dict[int, int] = {}
+
+    def expect(self, first_block: int, blocks: int, span: memoryview) -> None:
+        pass
+
+    def foresee(self, first_block: int, sectors: int) -> None:
+        pass
+
+    def before_overwrite(self, first: int, count: int, sectors: int | None = None) -> None:
+        wanted = whole((1 << count) - 1) if sectors is None else sectors
+        for index in range(count):
+            of_block = self._sectors.get(first + index, 0)
+            self._sectors[first + index] = of_block | wanted >> index * 16 & 0xFFFF
+
+    def told(self) -> dict[int, int]:
+        """Since it was asked this last."""
+        found, self._sectors = self._sectors, {}
+        return found
+
+
+def test_what_nobody_foresaw_is_asked_for_when_it_is_written_and_nothing_else(tmp_path: Path) -> None:
+    """Of a patch its sectors, of whole blocks all, of references what they change."""
+
+    def mixed(base: bytes, sectors: int, other: bytes) -> bytes:
+        """`base` with these sectors of the other block."""
+        cuts = [slice(at * SECTOR_BYTES, (at + 1) * SECTOR_BYTES) for at in range(16)]
+        return b"".join((other if sectors >> at & 1 else base)[cut] for at, cut in enumerate(cuts))
+
+    old = [os.urandom(BLOCK_BYTES) for _ in range(6)]
+    target, disk = elsewhere.ready(b"".join(old), tmp_path)
+    target.undo = asked = Asked()
+    new = [mixed(old[0], 0b0100_1000, old[1]), os.urandom(BLOCK_BYTES)]
+    entries = bytes(elsewhere.data(0, new[0], 0b0100_1000).entries) + bytes(elsewhere.data(4, new[1]).entries)
+    target.apply(Data(2, memoryview(entries)), elsewhere.SESSION, elsewhere.GENERATION)
+    assert asked.told() == {0: 0b0100_1000, 4: 0xFFFF}
+
+    # Two blocks in a row, written at once; of the second one a sector becomes zero as well.
+    new += [mixed(old[2], 0x8001, old[5]), mixed(mixed(old[3], 0b0110, old[5]), 0b1000, bytes(BLOCK_BYTES))]
+    entries = bytes(elsewhere.references(2, new[2], 0x8001).entries)
+    entries += bytes(elsewhere.references(3, new[3], 0b1110).entries)
+    target.refer(Refer(2, memoryview(entries)), elsewhere.SESSION, elsewhere.GENERATION)
+    assert asked.told() == {2: 0x8001, 3: 0b1110}
+
+    target.clear(Zeroes(((5, 1),)), elsewhere.SESSION, elsewhere.GENERATION)
+    assert asked.told() == {5: 0xFFFF}
+    assert disk.content() == b"".join([new[0], old[1], new[2], new[3], new[1], bytes(BLOCK_BYTES)])
 
 
 @pytest.mark.parametrize(
