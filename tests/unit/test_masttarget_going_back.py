@@ -4,15 +4,24 @@ import collections
 import itertools
 import random
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
 
 from disks.disk import Extent, ExtentKind
+from drcore.clock import SystemClock
 from drcore.units import BLOCK_BYTES, BLOCK_SECTORS, SECTOR_BYTES, parts
+from masttarget.adapters.files import LocalStore
+from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.adapters.segment_files import SegmentFiles
 from masttarget.ahead import ahead, in_order
-from masttarget.reading_points import export
+from masttarget.config import DiskConfig
+from masttarget.going_back import GoneBack, go_back
+from masttarget.opening import open_disk
+from masttarget.points import Kind, Point
+from masttarget.reading_points import export, viewing
+from masttarget.retention import ItemRetention, Policy, Retention
 from masttarget.rollback import roll_back
 from masttarget.undo import UndoJournal
 from masttarget.view import PointView
@@ -215,3 +224,98 @@ def test_a_point_that_is_read_while_segments_fill_stays_as_it_was(
         view.read(start, into)
         assert into == content[start : start + len(into)]
     assert len(SegmentFiles(bench.folder).numbers()) > 3
+
+
+class Place:
+    """A target file with points. Every verb opens it anew, as another process does."""
+
+    def __init__(self, folder: Path, dice: random.Random) -> None:
+        self.path = folder / "target.raw"
+        self.path.write_bytes(dice.randbytes(SIZE))
+        self.store = LocalStore(folder)
+        self.config = DiskConfig(
+            uuid.uuid4(), uuid.uuid4(), self.path, "", "", False, True, folder / "journal", keep_record=True
+        )
+        self._retention = RetentionFiles(folder / "retention")
+
+    def item(self) -> ItemRetention:
+        quiet = Retention(self._retention, SystemClock(), Policy(), lambda event, /, **facts: None)
+        return quiet.item(self.config.item.bytes)
+
+    def session(self, number: int, *blocks: int, publish: bool) -> bytes:
+        """New content is in these blocks; what the disk holds when the session is over, published or not."""
+        item, clock = self.item(), SystemClock()
+        disk = open_disk(self.config, SIZE, bytes(192), self.store, clock, lambda error: None, item)
+        disk.begin(1, number)
+        item.begin([self.config.disk.bytes])
+        assert disk.target.undo is not None
+        for block in blocks:
+            disk.target.undo.before_overwrite(block, 1)
+            disk.target.disk.write(block * BLOCK_BYTES, memoryview(bytes([number]) * BLOCK_BYTES))
+        if publish:
+            point = bytes([number]) * 16
+            kept = item.points.latest
+            assert kept is not None
+            item.publish(point, Kind.CRASH_CONSISTENT, kept.disks)
+            disk.publish(point)
+        disk.close(self.store)
+        return self.path.read_bytes()
+
+    def back(self, sequence: int) -> GoneBack:
+        item = self.item()
+        to = item.points.by_sequence(sequence)
+        assert to is not None
+        return go_back((self.config,), to, item, self.store, lambda position: None)
+
+    def at(self, point: Point) -> bytes:
+        found = memoryview(bytearray(SIZE))
+        with viewing(self.item(), point, self.config, self.store) as view:
+            view.read(0, found)
+        return bytes(found)
+
+
+def test_what_a_broken_cycle_wrote_is_a_point_before_it_is_gone_back_over(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    """And where the open cycle wrote nothing, the point before says already what is there."""
+    place = Place(tmp_path, dice)
+    found = place.path.read_bytes()
+    place.session(1, 3, 4, publish=True)
+    broken = place.session(2, 4, 70, publish=False)
+    gone = place.back(1)
+    assert place.path.read_bytes() == found
+    assert gone.before is not None
+    assert gone.before.kind is Kind.BEFORE_ROLLBACK
+    assert place.at(gone.before) == broken
+    again = place.back(gone.before.sequence)
+    assert (again.before, place.path.read_bytes()) == (None, broken)
+    assert place.at(again.point) == broken
+
+
+def test_a_rollback_that_was_broken_off_behind_its_last_write_gets_a_point_of_its_own(
+    tmp_path: Path, dice: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing is left to be written: the latest point does not have what the disk holds now."""
+    place = Place(tmp_path, dice)
+    found = place.path.read_bytes()
+    later = place.session(1, 3, 4, publish=True)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> Point:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ItemRetention, "publish", die)
+        with pytest.raises(Killed):
+            place.back(1)
+    assert place.path.read_bytes() == found
+    gone = place.back(1)
+    assert gone.disks[place.config.disk.hex].blocks_changed == 0
+    assert [point.sequence for point in place.item().points] == [1, 2, 3]
+    assert (gone.point.sequence, gone.point.base_cycle) == (3, 1)
+    latest = place.item().points.by_sequence(2)
+    assert latest is not None
+    assert (place.at(latest), place.at(gone.point)) == (later, found)
+    assert place.back(3).point.sequence == 3, "and that one has it"

@@ -183,6 +183,21 @@ def test_a_block_is_kept_once_in_a_cycle_also_after_a_crash(bench: Bench) -> Non
     assert bench.at(0) == before
 
 
+def test_a_journal_that_is_opened_again_knows_whether_the_open_cycle_has_a_record(bench: Bench) -> None:
+    """A note is none, nor are the records of a cycle before."""
+    found = [bench.opened(1).wrote]
+    bench.write(4, 0b100)
+    found += [bench.journal.wrote, bench.opened(1).wrote]
+    bench.journal.note({"event": "x"}, 1)
+    bench.journal.begin_cycle(2)
+    found += [bench.journal.wrote, bench.opened(2).wrote]
+    bench.journal.note({"event": "x"}, 2)
+    found.append(bench.opened(2).wrote)
+    bench.write(6, 0b100)
+    found.append(bench.opened(2).wrote)
+    assert found == [False, True, True, False, False, False, True]
+
+
 def test_what_is_overwritten_is_durable_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     append, flush = SegmentFiles.append, SegmentFiles.flush
