@@ -1,18 +1,25 @@
 """Frames that wait for a flush: what it costs, how many may, and that they are applied as if they had not waited."""
 
+import queue
 import random
 import socket
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from drcore.clock import SystemClock
+from drcore.limits import FOLLOWING_BYTES_MIN
+from drcore.secret import Secret
 from drcore.units import BLOCK_BYTES
-from masttarget.adapters.listen import waiting_bytes
+from masttarget.adapters.listen import Listener, waiting_bytes
 from masttarget.adapters.segment_files import SegmentFiles
 from masttarget.held import Held, Room
 from tests.unit.test_masttarget_target import GENERATION, SESSION, block_of, entries, scan_whole, target_of
 from tests.unit.test_masttarget_undo import Bench
 from wireproto.connection import Received
+from wireproto.link import Link
 from wireproto.messages import Bye, Data
 
 
@@ -95,3 +102,40 @@ def test_what_has_come_over_a_socket_is_counted_until_it_is_closed() -> None:
         ours.close()
         theirs.close()
         assert waiting_bytes(ours) == 0
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_a_connection_knows_when_a_good_part_of_the_next_frame_is_there(
+    family: socket.AddressFamily, tmp_path: Path
+) -> None:
+    address = str(tmp_path / "port") if family == socket.AF_UNIX else ("127.0.0.1", 0)
+    listening = socket.create_server(address, family=family)
+    listener = Listener(listening, Secret(bytes(32)), SystemClock())
+    links: queue.Queue[Link] = queue.Queue()
+    over = threading.Event()
+
+    def serve(link: Link, proved: Callable[[], None]) -> None:
+        links.put(link)
+        assert over.wait(60)
+
+    accepting = threading.Thread(target=listener.run, args=(serve,))
+    accepting.start()
+    try:
+        with socket.socket(family) as agent:
+            agent.connect(listening.getsockname())
+            link = links.get(timeout=20)
+            assert isinstance(link.transport, socket.socket)
+            found, sent = [link.more()], 0
+            for count in (1, FOLLOWING_BYTES_MIN - 1, FOLLOWING_BYTES_MIN):
+                agent.sendall(bytes(count - sent))
+                sent = count
+                link.transport.recv(count, socket.MSG_PEEK | socket.MSG_WAITALL)  # all of it has come
+                found.append(link.more())
+            link.transport.recv(1)
+            found.append(link.more())
+    finally:
+        over.set()
+        listener.close()
+        listener.join()
+        accepting.join(20)
+    assert found == [False, False, False, True, False]
