@@ -4,7 +4,8 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from _native.digest cimport (
     BLOCK_BYTES, BLOCK_SECTORS, DIGEST_BYTES, SPAN_BLOCKS,
-    best_kernel, bits, check_bytes, digest_kernel, piece_count, secret_start, span_blocks, start, start_out,
+    best_kernel, bits, check_bytes, digest_kernel, file_place, piece_count, place, secret_start, span_blocks, start,
+    start_out,
 )
 
 
@@ -23,12 +24,9 @@ cdef extern from "compare.h" nogil:
                         size_t runs_max)
     void compare_spans(const uint8_t *source, const uint8_t *target, size_t length, uint8_t *bitmaps,
                        compare_totals *totals)
-    ctypedef struct compare_place:
-        int descriptor
-        uint64_t start
     enum:
         COMPARE_PIECE_BYTES
-    uint64_t compare_files(compare_place source, compare_place target, uint64_t length, uint8_t *work,
+    uint64_t compare_files(file_place source, file_place target, uint64_t length, uint8_t *work,
                            uint8_t *bitmaps, compare_totals *totals)
     void compare_sector_digests(const digest_kernel *kernel, const uint8_t *span, size_t length, uint64_t blocks,
                                 const uint8_t *secret, const uint8_t *digests, uint8_t *bitmaps)
@@ -107,13 +105,10 @@ WORK_BYTES = 2 * COMPARE_PIECE_BYTES
 
 def compare_places(int source, uint64_t source_start, int target, uint64_t target_start, uint64_t length,
                    uint8_t[::1] work not None, uint8_t[::1] out_bitmaps not None):
-    cdef uint64_t end = <uint64_t>1 << 62
-    if source_start > end or target_start > end or length > end:
-        raise ValueError("a place lies within the first 4 EiB of a file")
+    cdef file_place ours = place(source, source_start, length)
+    cdef file_place theirs = place(target, target_start, length)
     check_bytes("work", work.shape[0], 2 * COMPARE_PIECE_BYTES)
     check_bytes("out_bitmaps", out_bitmaps.shape[0], 2 * piece_count(length, BLOCK_BYTES))
-    cdef compare_place ours = compare_place(source, source_start)
-    cdef compare_place theirs = compare_place(target, target_start)
     cdef uint8_t *pieces = start_out(work)
     cdef uint8_t *bitmaps = start_out(out_bitmaps)
     cdef compare_totals totals

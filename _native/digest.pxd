@@ -16,6 +16,12 @@ cdef extern from "digest.h" nogil:
     size_t piece_count(size_t length, size_t unit)
 
 
+cdef extern from "place.h" nogil:
+    ctypedef struct file_place:
+        int descriptor
+        uint64_t start
+
+
 # Lent to the other kernels, so that hashing is compiled and chosen in one place.
 cdef const digest_kernel *best_kernel() noexcept nogil
 
@@ -38,6 +44,14 @@ cdef inline int check_bytes(str name, size_t found, size_t expected) except -1:
     if found != expected:
         raise ValueError(f"{name} has {found} bytes, expected {expected}")
     return 0
+
+
+cdef inline file_place place(int descriptor, uint64_t first, uint64_t length) except *:
+    """The place; ValueError where it, or `length` bytes there, would lie beyond what a file can have."""
+    cdef uint64_t end = <uint64_t>1 << 62
+    if first > end or length > end:
+        raise ValueError("a place lies within the first 4 EiB of a file")
+    return file_place(descriptor, first)
 
 
 cdef inline size_t span_blocks(size_t length, uint64_t blocks) except? 0:

@@ -26,6 +26,20 @@ def digest_blocks(data: Buffer, secret: Buffer, out: Buffer, unit: int = 65536, 
     zero.
     """
 
+WORK_BYTES: int
+"""What `digest_place` needs to work in."""
+
+def digest_place(
+    descriptor: int, first: int, length: int, secret: Buffer, work: Buffer, out: Buffer
+) -> tuple[int, int]:
+    """As `digest_blocks` of blocks of 64 KiB, of the `length` bytes of an open file that begin at byte `first`.
+
+    They are read here, a small piece at a time into `work` (`WORK_BYTES`, best at a page's start), so that nothing
+    leaves a core's own cache between being read and being digested; the descriptor is lent. Returns (bytes that were
+    digested, pieces among them that are not zero): fewer bytes than `length`, in whole blocks, where reading failed
+    or the file ended. `out` says nothing of what lies behind them.
+    """
+
 def digest_sectors(data: Buffer, secret: Buffer, blocks: int, out: Buffer) -> int:
     """`out` (256 bytes for each set bit, exactly) holds the 16 sector digests of every block in `blocks`.
 

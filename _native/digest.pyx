@@ -10,6 +10,10 @@ cdef extern from "digest.h" nogil:
     bint digest_is_zero(const uint8_t *data, size_t length)
     size_t digest_pieces(const digest_kernel *kernel, const uint8_t *data, size_t length, size_t unit,
                          const uint8_t *secret, uint8_t *digests)
+    enum:
+        DIGEST_WORK_BYTES
+    uint64_t digest_file(const digest_kernel *kernel, file_place place, uint64_t length, uint8_t *work,
+                         const uint8_t *secret, uint8_t *digests, size_t *nonzero)
     void digest_span_sectors(const digest_kernel *kernel, const uint8_t *span, size_t length, uint64_t blocks,
                              const uint8_t *secret, uint8_t *digests)
 
@@ -62,6 +66,24 @@ def digest_blocks(const uint8_t[::1] data not None, const uint8_t[::1] secret no
     with nogil:
         nonzero = digest_pieces(kernel, first, length, unit, key, digests)
     return nonzero
+
+
+WORK_BYTES = DIGEST_WORK_BYTES
+
+
+def digest_place(int descriptor, uint64_t first, uint64_t length, const uint8_t[::1] secret not None,
+                 uint8_t[::1] work not None, uint8_t[::1] out not None):
+    cdef file_place found = place(descriptor, first, length)
+    cdef const uint8_t *key = secret_start(secret)
+    check_bytes("work", work.shape[0], DIGEST_WORK_BYTES)
+    check_bytes("out", out.shape[0], piece_count(length, BLOCK_BYTES) * DIGEST_BYTES)
+    cdef uint8_t *pieces = start_out(work)
+    cdef uint8_t *digests = start_out(out)
+    cdef size_t nonzero
+    cdef uint64_t done
+    with nogil:
+        done = digest_file(digest_best(), found, length, pieces, key, digests, &nonzero)
+    return done, nonzero
 
 
 def digest_sectors(const uint8_t[::1] data not None, const uint8_t[::1] secret not None, uint64_t blocks,

@@ -9,7 +9,7 @@ from _native import compare, digest, pack
 from agent.errors import TargetLarger, TargetTooSmall
 from disks.disk import Disk
 from disks.linear import lent
-from disks.scan import data_runs
+from disks.scan import STRETCH_BYTES, cut, data_runs
 from drcore.buffers import buffer
 from drcore.limits import FRAME_BYTES_MAX, MIB
 from drcore.record import Changing
@@ -22,8 +22,6 @@ SAMPLE: Final = 16
 PIECE_BYTES: Final = 1 * MIB
 """Read and compared at once: two such pieces leave room in the last-level cache for everybody else's."""
 PIECE_BLOCKS: Final = PIECE_BYTES // BLOCK_BYTES
-STRETCH_BYTES: Final = 8 * MIB
-"""What a thread takes at once: its kernel reads and compares so much without coming back to Python."""
 WORKERS: Final = 2
 """Threads that read and compare; more gain nothing where memory is the limit."""
 
@@ -102,17 +100,10 @@ def _pieces(source: Disk, target: Disk) -> Iterator[tuple[int, int]]:
     start = end = 0
     for first, behind in merge(data_runs(source, source.size), data_runs(target, source.size)):
         if first > end:
-            yield from _cut(start, end)
+            yield from cut(start, end, STRETCH_BYTES)
             start = first
         end = max(end, behind)
-    yield from _cut(start, end)
-
-
-def _cut(start: int, end: int) -> Iterator[tuple[int, int]]:
-    while start < end:
-        stop = min(end, start // STRETCH_BYTES * STRETCH_BYTES + STRETCH_BYTES)
-        yield start, stop - start
-        start = stop
+    yield from cut(start, end, STRETCH_BYTES)
 
 
 class _Worker:

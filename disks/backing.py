@@ -88,6 +88,11 @@ class Backing:
                 )
             done += got
 
+    def lend(self) -> int:
+        """The descriptor, until `close`, for who reads by itself."""
+        self._check()
+        return self.descriptor
+
     def read_bytes(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on. The caller has checked that `length` is sane."""
         into = bytearray(length)

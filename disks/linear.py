@@ -25,9 +25,9 @@ class LinearDisk(FileDisk):
     def lend(self) -> tuple[int, int]:
         """A descriptor, and where in it the disk's first byte lies: for kernels that read by themselves, until `close`.
 
-        What they cannot read is for `read` to say.
+        What they cannot read is for `read` to say. Errors: `FlushFailed`, once a flush has failed.
         """
-        return self._backing.descriptor, self._start
+        return self._backing.lend(), self._start
 
     def write(self, offset: int, data: memoryview) -> None:
         check_range(self, offset, len(data))

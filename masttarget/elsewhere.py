@@ -5,11 +5,11 @@ a sector that is sent, never a wrong one.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from _native import compare, refer
-from disks.disk import Disk, Extent, Format
+from disks.disk import Disk
 from drcore.buffers import buffer
 from drcore.limits import REFERENCE_SLOTS_MAX
 from drcore.record import Record
@@ -20,7 +20,6 @@ from drcore.units import (
     SECTOR_BYTES,
     SPAN_BLOCKS,
     SPAN_BYTES,
-    ByteCount,
     bit_runs,
 )
 from masttarget.errors import DataMalformed
@@ -181,45 +180,3 @@ class Elsewhere:
             # What could not be saved reads as something else later, and is sent.
             if self._saves and not self._rooms.write(room * BLOCK_BYTES, piece):
                 self._saves = False
-
-
-class Watched:
-    """A disk whose every reading is also shown to `seen`: (offset, content). See `disks.disk.Disk`."""
-
-    def __init__(self, disk: Disk, seen: Callable[[int, memoryview], None]) -> None:
-        self._disk = disk
-        self._seen = seen
-
-    @property
-    def format(self) -> Format:
-        return self._disk.format
-
-    @property
-    def size(self) -> ByteCount:
-        return self._disk.size
-
-    @property
-    def grain_size(self) -> ByteCount | None:
-        return self._disk.grain_size
-
-    def read(self, offset: int, into: memoryview) -> None:
-        self._disk.read(offset, into)
-        self._seen(offset, into)
-
-    def write(self, offset: int, data: memoryview) -> None:
-        self._disk.write(offset, data)
-
-    def zero(self, offset: int, length: int) -> None:
-        self._disk.zero(offset, length)
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        return self._disk.extents(offset, length)
-
-    def flush(self) -> None:
-        self._disk.flush()
-
-    def allocated_bytes(self) -> ByteCount:
-        return self._disk.allocated_bytes()
-
-    def close(self) -> None:
-        self._disk.close()

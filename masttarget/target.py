@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from _native import compare, digest, pack
 from disks.digestmap import DigestMap
 from disks.disk import Disk
-from disks.scan import PIECE_BYTES, RegionRun, pieces, remembered, scan
+from disks.scan import PIECE_BYTES, RegionRun, Seen, pieces, remembered, scan
 from drcore.buffers import Pool, buffer
 from drcore.limits import SPARE_BUFFERS_MAX
 from drcore.record import Changing, Record, made
@@ -27,7 +27,7 @@ from drcore.units import (
     parts,
 )
 from masttarget.due import Due
-from masttarget.elsewhere import Elsewhere, Found, Rooms, Watched, changes
+from masttarget.elsewhere import Elsewhere, Found, Rooms, changes
 from masttarget.errors import BlockRefused, DataMalformed, Fenced
 from masttarget.undo import Undo
 from wireproto.errors import LimitExceeded, MessageRefused
@@ -112,7 +112,7 @@ class TargetDisk:
         self.digests.close()
         self.digests = self._new_map()
         self._doubted = False
-        for run in scan(Watched(self.disk, self._seen), self.digests, self._secret, on_bytes):
+        for run in scan(self.disk, self.digests, self._secret, on_bytes, self._watcher):
             if self.claims is not None:
                 self._check_claims(self.claims, run)
             yield run
@@ -223,10 +223,12 @@ class TargetDisk:
             self.elsewhere.close()
             self.elsewhere = None
 
+    def _watcher(self) -> Seen | None:
+        """Who wants to see what the scan reads from now on: an index, once it was begun."""
+        return self._seen if self.elsewhere is not None else None
+
     def _seen(self, offset: int, content: memoryview) -> None:
         """The scan has read this."""
-        if self.elsewhere is None:
-            return
         with self.lock:
             if self.elsewhere is not None:
                 self._learned_from = min(self._learned_from, offset)

@@ -1,8 +1,6 @@
 #include "compare.h"
 
-#include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 static void store16(uint8_t *at, unsigned value)
 {
@@ -83,21 +81,7 @@ void compare_spans(const uint8_t *source, const uint8_t *target, size_t length, 
     *totals = sum;
 }
 
-/* Whether all `length` bytes at `start` are in `into`. */
-static bool read_whole(int descriptor, uint64_t start, uint8_t *into, size_t length)
-{
-    size_t done = 0;
-    while (done < length) {
-        ssize_t got = pread(descriptor, into + done, length - done, (off_t)(start + done));
-        if (got > 0)
-            done += (size_t)got;
-        else if (got == 0 || errno != EINTR)
-            return false;
-    }
-    return true;
-}
-
-uint64_t compare_files(compare_place source, compare_place target, uint64_t length, uint8_t *work, uint8_t *bitmaps,
+uint64_t compare_files(file_place source, file_place target, uint64_t length, uint8_t *work, uint8_t *bitmaps,
                        compare_totals *totals)
 {
     uint8_t *ours = work, *theirs = work + COMPARE_PIECE_BYTES;
@@ -106,8 +90,7 @@ uint64_t compare_files(compare_place source, compare_place target, uint64_t leng
     while (done < length) {
         size_t size = length - done < COMPARE_PIECE_BYTES ? (size_t)(length - done) : COMPARE_PIECE_BYTES;
         compare_totals found;
-        if (!read_whole(source.descriptor, source.start + done, ours, size) ||
-            !read_whole(target.descriptor, target.start + done, theirs, size))
+        if (!place_read(source, done, ours, size) || !place_read(target, done, theirs, size))
             break;
         compare_spans(ours, theirs, size, bitmaps + done / BLOCK_BYTES * 2, &found);
         totals->blocks += found.blocks;

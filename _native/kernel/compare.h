@@ -7,6 +7,7 @@
 #define HOMEWARD_COMPARE_H
 
 #include "digest.h"
+#include "place.h"
 
 /* The bitmap of the entries (at most 64) that differ. */
 uint64_t compare_differing(const uint8_t *a, const uint8_t *b, size_t entries);
@@ -32,19 +33,13 @@ typedef struct {
 void compare_spans(const uint8_t *source, const uint8_t *target, size_t length, uint8_t *bitmaps,
                    compare_totals *totals);
 
-/* A run of bytes of an open file or device, which is lent for the call. */
-typedef struct {
-    int descriptor;
-    uint64_t start;
-} compare_place;
-
 /* Bytes of a side that are read and compared at once, whole blocks: both fit a core's own cache. */
 #define COMPARE_PIECE_BYTES (2 * BLOCK_BYTES)
 
 /* As compare_spans for the `length` bytes at each place, read piece by piece into `work` (two pieces, page-aligned
  * for the kernel's sake). Answers how many bytes were compared: fewer than `length`, in whole pieces, where reading
  * failed or a file ended; why is for the caller to find out, who reads on from there. */
-uint64_t compare_files(compare_place source, compare_place target, uint64_t length, uint8_t *work, uint8_t *bitmaps,
+uint64_t compare_files(file_place source, file_place target, uint64_t length, uint8_t *work, uint8_t *bitmaps,
                        compare_totals *totals);
 
 /* Writes for each block that `blocks` names, in order, the bitmap of the sectors whose digest is not that of the

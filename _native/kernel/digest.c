@@ -52,6 +52,22 @@ size_t digest_pieces(const digest_kernel *kernel, const uint8_t *data, size_t le
     return nonzero;
 }
 
+uint64_t digest_file(const digest_kernel *kernel, file_place place, uint64_t length, uint8_t *work,
+                     const uint8_t *secret, uint8_t *digests, size_t *nonzero)
+{
+    uint64_t done = 0;
+    *nonzero = 0;
+    while (done < length) {
+        size_t size = length - done < DIGEST_WORK_BYTES ? (size_t)(length - done) : DIGEST_WORK_BYTES;
+        if (!place_read(place, done, work, size))
+            break;
+        *nonzero += digest_pieces(kernel, work, size, BLOCK_BYTES, secret,
+                                  digests + done / BLOCK_BYTES * DIGEST_BYTES);
+        done += size;
+    }
+    return done;
+}
+
 void digest_block_sectors(const digest_kernel *kernel, const uint8_t *block, size_t length, const uint8_t *secret,
                           uint8_t digests[BLOCK_SECTORS * DIGEST_BYTES])
 {

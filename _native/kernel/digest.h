@@ -4,7 +4,7 @@
  * not zero but whose hash is 16 zero bytes gets 1 as last byte, so that the reserved digest never lies.
  *
  * The scalar variant is the truth; the others compile the same header for wider registers and answer the same
- * bytes. All functions are pure, keep no state and may run in any number of threads.
+ * bytes. All functions keep no state and may run in any number of threads; all but digest_file are pure.
  */
 #ifndef HOMEWARD_DIGEST_H
 #define HOMEWARD_DIGEST_H
@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "place.h"
 
 #define DIGEST_BYTES 16
 #define DIGEST_SECRET_BYTES 192
@@ -45,6 +47,15 @@ const digest_kernel *digest_named(const char *name);
 /* Writes the digest of every `unit` bytes of `data` (the last piece may be short); answers how many are not zero. */
 size_t digest_pieces(const digest_kernel *kernel, const uint8_t *data, size_t length, size_t unit,
                      const uint8_t *secret, uint8_t *digests);
+
+/* Bytes that are read and digested at once, whole blocks: they fit a core's own cache. */
+#define DIGEST_WORK_BYTES (4 * BLOCK_BYTES)
+
+/* As digest_pieces for the `length` bytes at the place in units of a block, read piece by piece into `work`
+ * (DIGEST_WORK_BYTES, page-aligned for the kernel's sake). Answers how many bytes were digested: fewer than `length`,
+ * in whole pieces, where reading failed or the file ended. */
+uint64_t digest_file(const digest_kernel *kernel, file_place place, uint64_t length, uint8_t *work,
+                     const uint8_t *secret, uint8_t *digests, size_t *nonzero);
 
 /* Writes the 16 sector digests of one block of `length` bytes; sectors that a short block lacks get the zero digest. */
 void digest_block_sectors(const digest_kernel *kernel, const uint8_t *block, size_t length, const uint8_t *secret,

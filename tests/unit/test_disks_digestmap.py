@@ -1,5 +1,6 @@
 """Digest maps in memory and in a file hold the same; a scan agrees with a slow oracle."""
 
+import os
 import random
 from pathlib import Path
 
@@ -7,8 +8,21 @@ import blake3
 import pytest
 
 from _native import digest
+from disks import catalogue
 from disks.digestmap import DigestMap
-from disks.scan import RegionRun, data_runs, pieces, remembered, scan
+from disks.disk import Disk, Format
+from disks.errors import ReadFailed
+from disks.image import Image
+from disks.scan import (
+    PIECE_BYTES,
+    STRETCH_BYTES,
+    RegionRun,
+    Seen,
+    data_runs,
+    pieces,
+    remembered,
+    scan,
+)
 from drcore.units import BLOCK_BYTES, DIGEST_BYTES, REGION_BLOCKS, REGION_BYTES, ZERO_DIGEST, parts
 from tests.fault.media import MemoryDisk
 
@@ -99,6 +113,91 @@ def check_runs(runs: list[RegionRun], digests: DigestMap) -> None:
             assert digests.region(region, SECRET) == (run.digest or ZERO_DIGEST)
         at += run.count
     assert at == digests.regions
+
+
+def raw_file(path: Path, content: MemoryDisk) -> Image:
+    """The same bytes in a sparse file, open as a source."""
+    with path.open("wb") as file:
+        for block, held in content.blocks.items():
+            file.seek(block * BLOCK_BYTES)
+            file.write(bytes(held)[: content.size - block * BLOCK_BYTES])
+        file.truncate(content.size)
+    return catalogue.open_source(path, Format.RAW)
+
+
+def scanned(disk: Disk, directory: Path, seen: Seen | None) -> tuple[list[RegionRun], bytes, list[int]]:
+    """What a scan tells, leaves in the map, and the positions that it reported."""
+    positions: list[int] = []
+    digests = DigestMap(disk.size, directory)
+    runs = list(scan(disk, digests, SECRET, positions.append, lambda: seen))
+    found = digests.read(0, digests.blocks)
+    digests.close()
+    return runs, found, positions
+
+
+def test_a_scan_by_the_kernel_and_one_that_is_watched_find_the_same(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    memory = random_disk(dice, REGION_BYTES + dice.randrange(1, REGION_BYTES))
+    disk = raw_file(tmp_path / "disk.raw", memory)
+    shown: list[tuple[int, int]] = []
+
+    def see(offset: int, content: memoryview) -> None:
+        assert content == disk_bytes(memory, offset, len(content))
+        shown.append((offset, len(content)))
+
+    expected = scanned(memory, tmp_path, None)
+    unwatched, watched = scanned(disk, tmp_path, None), scanned(disk, tmp_path, see)
+    assert unwatched[:2] == watched[:2] == expected[:2]
+    assert shown
+    assert all(length <= PIECE_BYTES for _, length in shown)
+    for _, _, positions in (expected, unwatched, watched):
+        assert positions == sorted(positions)
+        assert positions[-1] == memory.size
+    assert len(unwatched[2]) < len(watched[2])
+    disk.close()
+
+
+def disk_bytes(disk: MemoryDisk, offset: int, length: int) -> bytes:
+    into = bytearray(length)
+    disk.read(offset, memoryview(into))
+    return bytes(into)
+
+
+def test_what_is_read_after_somebody_began_to_watch_is_shown(tmp_path: Path, dice: random.Random) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(dice.randbytes(4 * BLOCK_BYTES) * (5 * STRETCH_BYTES // (4 * BLOCK_BYTES)))
+    disk = catalogue.open_source(path, Format.RAW)
+    digests = DigestMap(disk.size, tmp_path)
+    begun = 2 * STRETCH_BYTES
+    reached = [0]
+    shown: list[int] = []
+
+    def watcher() -> Seen | None:
+        return (lambda offset, content: shown.append(offset)) if reached[0] >= begun else None
+
+    list(scan(disk, digests, SECRET, lambda position: reached.__setitem__(0, position), watcher))
+    assert shown == list(range(begun, disk.size, PIECE_BYTES))
+    digests.close()
+    disk.close()
+
+
+def test_a_source_that_shrank_while_it_was_scanned_is_told_by_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(b"x" * (3 * STRETCH_BYTES))
+    disk = catalogue.open_source(path, Format.RAW)
+    digests = DigestMap(disk.size, tmp_path)
+    end = STRETCH_BYTES + 5 * BLOCK_BYTES + 7
+
+    def shrink(position: int) -> None:
+        os.truncate(path, end)
+
+    with pytest.raises(ReadFailed) as failure:
+        list(scan(disk, digests, SECRET, shrink))
+    offset = failure.value.facts()["offset"]
+    assert STRETCH_BYTES <= offset <= end
+    digests.close()
+    disk.close()
 
 
 def test_an_empty_disk_costs_no_reads_and_few_words(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What `_native.digest` refuses, what it leaves alone, and that it lets other threads run."""
 
 import mmap
+import os
+import random
 import re
 import subprocess
 import threading
@@ -208,3 +210,47 @@ def test_another_thread_runs_in_the_middle_of_a_call() -> None:
         stop.set()
         thread.join()
     assert seen >= 5
+
+
+def test_a_place_has_the_digests_of_its_bytes(tmp_path: Path, dice: random.Random) -> None:
+    path = tmp_path / "file"
+    for length in (0, 1, BLOCK - 1, BLOCK + 1, digest.WORK_BYTES, 11 * BLOCK + 5, dice.randrange(40 * BLOCK)):
+        content = bytearray(dice.randbytes(length))
+        content[length // 2 : length // 2 + 3 * BLOCK] = bytes(len(content[length // 2 :][: 3 * BLOCK]))
+        before = dice.choice([0, 512, BLOCK])
+        path.write_bytes(bytes([7]) * before + content + b"behind")
+        expected, found = (bytearray(b"\xff" * (-(-length // BLOCK) * 16)) for _ in range(2))
+        nonzero = digest.digest_blocks(content, SECRET, expected)
+        with path.open("rb") as file:
+            work = bytearray(digest.WORK_BYTES)
+            told = digest.digest_place(file.fileno(), before, length, SECRET, work, found)
+        assert told == (length, nonzero)
+        assert found == expected
+
+
+def test_what_of_a_place_cannot_be_read_is_left_to_the_caller(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (9 * BLOCK + 1))
+    work, out = bytearray(digest.WORK_BYTES), bytearray(20 * 16)
+    with path.open("rb") as file:
+        done, nonzero = digest.digest_place(file.fileno(), 0, 20 * BLOCK, SECRET, work, out)
+    assert 0 < done <= 9 * BLOCK
+    assert (done % BLOCK, nonzero) == (0, done // BLOCK)
+    assert digest.digest_place(-1, 0, 20 * BLOCK, SECRET, work, out) == (0, 0)
+    writing = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    assert digest.digest_place(writing, 0, BLOCK, SECRET, work, out[:16]) == (0, 0)
+    os.close(writing)
+
+
+def test_a_place_and_room_that_cannot_be_are_refused() -> None:
+    work, out = bytearray(digest.WORK_BYTES), bytearray(16)
+    with pytest.raises(ValueError, match="work has"):
+        digest.digest_place(0, 0, BLOCK, SECRET, work[1:], out)
+    with pytest.raises(ValueError, match="out has 16 bytes, expected 32"):
+        digest.digest_place(0, 0, BLOCK + 1, SECRET, work, out)
+    with pytest.raises(ValueError, match="a secret has"):
+        digest.digest_place(0, 0, BLOCK, SECRET[1:], work, out)
+    with pytest.raises(ValueError, match="4 EiB"):
+        digest.digest_place(0, 1 << 63, BLOCK, SECRET, work, out)
+    with pytest.raises(OverflowError):
+        digest.digest_place(0, -1, BLOCK, SECRET, work, out)
