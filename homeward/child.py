@@ -5,6 +5,7 @@ forked before this process has a second thread. It listens on a socket of its ow
 moves a byte for a third of what TCP on the loopback device takes; what crosses it is sealed all the same.
 """
 
+import gc
 import json
 import os
 import select
@@ -43,6 +44,7 @@ class ForkedMasttarget:
             stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             sys.stdout.flush()
             sys.stderr.flush()
+            gc.freeze()  # what is there stays: a search for cycles in the child would only copy its pages
             self.process = os.fork()
             if self.process == 0:
                 os.close(self._alive)
