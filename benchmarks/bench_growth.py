@@ -73,22 +73,23 @@ def bench_repeated_sync(benchmark: Any, targets: Path, report: Report, settings:
     if settings.quick:
         return benchmark.pedantic(lambda: None, rounds=1)  # 16 GiB are for the full run
     sizes = (1 * MIB, *SIZES)
-    seconds: dict[int, float] = {}
-    reading: dict[int, float] = {}
-    for size in sizes:
-        source, target = targets / f"{size}.source.img", targets / f"{size}.target.img"
+    pairs = {size: (targets / f"{size}.source.img", targets / f"{size}.target.img") for size in sizes}
+    for size, (source, target) in pairs.items():
         _quarter_full(source, size, settings.seed)
         images.copy(source, target)
-        found: list[tuple[float, float]] = []
-        for _ in range(settings.rounds):
+    synced: dict[int, list[float]] = {size: [] for size in sizes}
+    read: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(settings.rounds):
+        for size, (source, target) in pairs.items():
             images.settle(source, target)
             contender = Contender("", "", command(HOMEWARD, "sync", "--json", source, target), lambda _: None)
             contender.timed()
-            found.append((contender.wall, _data_read(source, target)))
+            synced[size].append(contender.wall)
+            read[size].append(_data_read(source, target))
+    for source, target in pairs.values():
         same_bytes(source, target)
-        seconds[size] = median(wall for wall, _ in found)
-        reading[size] = median(read for _, read in found)
-        images.remove(source, target)  # the page cache has room for one pair of the largest
+        images.remove(source, target)
+    seconds, reading = ({size: median(found) for size, found in each.items()} for each in (synced, read))
     report.growth += [
         [
             f"{what}, 1 and 4 GiB, by the line through 1 MiB and 16 GiB: farthest off",
