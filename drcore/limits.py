@@ -51,6 +51,9 @@ have work for a processor at once."""
 LOCAL_SOCKET_BYTES: Final = 4 * MIB
 """What a local socket may hold (Linux grants up to net.core.wmem_max of it): a few frames, so that both processes of
 a sync on one machine work at once."""
+SHARED_RING_BYTES: Final = 4 * MIB
+"""What two processes of one machine that share memory have under way in one direction: a few frames, within a
+last-level cache."""
 REFERENCE_SLOTS_MAX: Final = 2 * 1024 * 1024
 """Slots of 16 bytes in a target disk's index of sectors: 32 MiB know each sector of 6 GiB of content; of more, every
 second, fourth, … and the others as their neighbours."""
@@ -80,6 +83,8 @@ DEVICE_LOCK_SECONDS_MAX: Final = 5.0
 WRITE_PIECE_BYTES: Final = 256 * KIB
 """One write. A larger one takes larger pages for the cache; those of 2 MiB a virtual machine has often given back to
 its host, and gets them again at 0.5 to 1 GB/s, where pieces of this size are written at 4 (ext4, Linux 6.18)."""
+NEW_PIECE_BYTES: Final = 1 * MIB
+"""One write to a new file, which uses the same pages again and again: the fewer the better."""
 WRITE_BEHIND_BYTES: Final = 8 * MIB
 """Written, not flushed: at so much the medium is told to begin. Half of a group commit, which then waits for less."""
 ZEROES_BYTES: Final = 256 * KIB

@@ -1,8 +1,9 @@
 """The master target of a local sync: a child of this process, forked rather than started anew.
 
 A fork has everything that is imported already, where a new interpreter would need 0.2 s to get as far. The child is
-forked before this process has a second thread. It listens on a socket of its own name space (unix(7), abstract), which
-moves a byte for a third of what TCP on the loopback device takes; what crosses it is sealed all the same.
+forked before this process has a second thread. The first connection is memory that both have (`shared_pipe`); for
+further ones it listens on a socket of its own name space (unix(7), abstract), which moves a byte for a third of what
+TCP on the loopback device takes. What crosses either is sealed all the same.
 """
 
 import gc
@@ -21,6 +22,7 @@ import disks.catalogue  # noqa: F401 - what both roles need is imported once, be
 import wireproto.link  # noqa: F401
 from drcore.errors import coded
 from homeward.logs import log_to_stderr
+from homeward.shared_pipe import SharedPipe, SharedPipes
 from masttarget.config import MasttargetConfig
 from masttarget.ports import Log
 
@@ -44,15 +46,18 @@ class ForkedMasttarget:
             stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             sys.stdout.flush()
             sys.stderr.flush()
+            self._pipes = SharedPipes()
             gc.freeze()  # what is there stays: a search for cycles in the child would only copy its pages
             self.process = os.fork()
             if self.process == 0:
                 os.close(self._alive)
                 os.close(self._said)
                 os.close(self._events)
-                _serve(config, listening, (stdin, stdout, stderr), events)
+                _serve(config, listening, self._pipes.keep(1), (stdin, stdout, stderr), events)
             for descriptor in (stdin, stdout, stderr, events):
                 os.close(descriptor)
+        self.pipe = self._pipes.keep(0)
+        """The first connection to it."""
         self._ended = os.pidfd_open(self.process)
 
     def events(self) -> Iterator[str]:
@@ -89,6 +94,7 @@ class ForkedMasttarget:
         """The descriptors are given back; `end` was called, and `events` came to its end."""
         os.close(self._said)
         os.close(self._ended)
+        self._pipes.give_back()
 
 
 def _telling(log: Log, events: int) -> Log:
@@ -104,7 +110,11 @@ def _telling(log: Log, events: int) -> Log:
 
 
 def _serve(
-    config: MasttargetConfig, listening: socket.socket, standard: tuple[int, int, int], events: int
+    config: MasttargetConfig,
+    listening: socket.socket,
+    pipe: SharedPipe,
+    standard: tuple[int, int, int],
+    events: int,
 ) -> NoReturn:
     """The child's whole life. It ends here: what the parent has still to do is not for its copy to do again."""
     status = 1
@@ -116,7 +126,7 @@ def _serve(
         for number, descriptor in enumerate(standard):
             os.dup2(descriptor, number)
         try:
-            master = Master(config, _telling(log_to_stderr(), events), listening=listening)
+            master = Master(config, _telling(log_to_stderr(), events), listening=listening, first=pipe)
             stop_on_signals(master.stop)
             stop_when_stdin_closes(master.stop)
             master.run(once=True)

@@ -336,7 +336,7 @@ class LocalSync:
             compression=compression,
             lanes=order.lanes,
         )
-        self._agent = Agent(config, self._on_retry, connect=UnixConnect(child.address))
+        self._agent = Agent(config, self._on_retry, connect=UnixConnect(child.address, child.pipe))
         if self._stopped:
             self._agent.stop()
         try:

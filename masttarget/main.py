@@ -15,7 +15,7 @@ from drcore.limits import PROGRESS_SECONDS
 from drcore.secret import read_key_file
 from masttarget.adapters.files import LocalStore
 from masttarget.adapters.group_files import GroupFiles
-from masttarget.adapters.listen import Listener, listen
+from masttarget.adapters.listen import Listener, Pipe, listen
 from masttarget.adapters.retention_files import RetentionFiles
 from masttarget.config import MasttargetConfig
 from masttarget.errors import ConfigRefused
@@ -35,8 +35,12 @@ class Master:
         store: TargetStore | None = None,
         *,
         listening: socket.socket | None = None,
+        first: Pipe | None = None,
     ) -> None:
-        """`listening` is a socket that listens already, in place of the settings' host and port."""
+        """`listening` is a socket that listens already, in place of the settings' host and port.
+
+        `first` is a connection that is there already.
+        """
         clock = SystemClock()
         shared = read_key_file(config.key_file)
         self._log = log
@@ -55,7 +59,7 @@ class Master:
                 config.retention_seconds, config.retention_ladder, verify_points=config.verify_points
             )
             retention = Retention(RetentionFiles(config.retention), clock, policy, log)
-        self._listener = Listener(listening or listen(config.host, config.port), shared, clock)
+        self._listener = Listener(listening or listen(config.host, config.port), shared, clock, first)
         self._reception = Reception(
             config.disks,
             shared,

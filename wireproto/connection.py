@@ -4,6 +4,7 @@ The receiving and the sending half share nothing after the handshake but the sec
 receive while another sends. What may be sent in which phase stands in one table; what is missing is illegal.
 """
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -15,6 +16,7 @@ from drcore.secret import Secret
 from wireproto.errors import MessageRefused, NotTheProtocol
 from wireproto.frame import (
     HEADER_BYTES,
+    SEAL_BYTES_MAX,
     FrameClass,
     Header,
     StreamOpener,
@@ -141,6 +143,8 @@ class Connection:
         self._plain = self._wire = self._outgoing = memoryview(b"")
         self._header: Header | None = None
         self._filled = 0
+        self.place: Callable[[int], memoryview] = lambda size: self._wire
+        """Where a sealed frame of so many bytes goes that is lent until the next one."""
 
     # Handshake
 
@@ -225,8 +229,9 @@ class Connection:
         following = legal.get(self._sending, {}).get(kind)
         assert following is not None, f"{kind.name} may not be sent while {self._sending.value}"
         assert (stream == SESSION_STREAM) == (kind in ON_SESSION_STREAM)
+        into = self.place(len(plain) + SEAL_BYTES_MAX)
         self._sending = following
-        return self._wire[: self._sealers[stream].seal(plain, self._wire, now)]
+        return into[: self._sealers[stream].seal(plain, into, now)]
 
     # Receiving
 
@@ -235,6 +240,17 @@ class Connection:
         if self._header is None:
             return self._head[self._filled :]
         return self._body[self._filled : self._header.length]
+
+    @property
+    def due(self) -> int:
+        """How many bytes follow the header that came last; 0 while a header is due, or some of them came already."""
+        return self._header.length if self._header is not None and not self._filled else 0
+
+    def fed_whole(self, body: memoryview) -> list[Event]:
+        """As `fed`, for the `due` bytes, which are somewhere else and are used up when this returns."""
+        assert self._header is not None
+        header, self._header = self._header, None
+        return [self._frame(header, body)]
 
     def fed(self, count: int) -> list[Event]:
         """The events that `count` more bytes in `wanted()` bring (none or one).

@@ -37,7 +37,9 @@ MAGIC: Final = b"HWF1"
 VERSION: Final = 1
 _HEADER: Final = struct.Struct("<4sBBHIQI")
 HEADER_BYTES: Final = _HEADER.size
-PLAIN_BYTES_MAX: Final = FRAME_BYTES_MAX - HEADER_BYTES - COMMITMENT_BYTES - TAG_BYTES
+SEAL_BYTES_MAX: Final = HEADER_BYTES + COMMITMENT_BYTES + TAG_BYTES
+"""What a frame has around its plaintext."""
+PLAIN_BYTES_MAX: Final = FRAME_BYTES_MAX - SEAL_BYTES_MAX
 STREAMS_MAX: Final = 256
 """Stream 0 is the session's; the others are one for each disk. A machine has at most 64 data disks in Azure."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from wireproto.connection import Connection, Event
 from wireproto.errors import ConnectionLost
@@ -29,6 +29,30 @@ class Transport(Protocol):
         ...
 
 
+@runtime_checkable
+class Lending(Transport, Protocol):
+    """A pipe whose memory is lent: frames are sealed into it and opened from it."""
+
+    def room(self, size: int) -> memoryview:
+        """`size` bytes, at most a frame, to be written and told of with `sent`; waits for them."""
+        ...
+
+    def sent(self, count: int) -> None:
+        """The first `count` bytes of the room are on their way."""
+        ...
+
+    def peek(self, size: int) -> memoryview | None:
+        """The next `size` bytes where they lie, until `taken`; None where they do not lie together.
+
+        Waits for some; empty when the peer has closed.
+        """
+        ...
+
+    def taken(self, count: int) -> None:
+        """So many bytes of what was peeked at are used up."""
+        ...
+
+
 class Link:
     """A connection that moves: one thread receives; any thread sends, one at a time under `lock`.
 
@@ -48,6 +72,9 @@ class Link:
         self.bytes_sent = 0
         self.bytes_received = 0
         self.transport = transport
+        self._lending = transport if isinstance(transport, Lending) else None
+        if self._lending is not None:
+            connection.place = self._room
         self._lock = lock
         self._monotonic = monotonic
         self.patient: Callable[[], bool] = bool
@@ -59,7 +86,7 @@ class Link:
         """The next event; waits for it. Errors: `ConnectionLost` and everything that `Connection.fed` raises."""
         while True:
             try:
-                count = self.transport.recv_into(self.connection.wanted())
+                count, events = self._fed()
             except OSError as error:
                 if _timed_out(error) and self.patient():
                     continue
@@ -67,9 +94,20 @@ class Link:
             if count == 0:
                 raise ConnectionLost(peer=self.peer, reason="the other end closed it")
             self.bytes_received += count
-            events = self.connection.fed(count)
             if events:
                 return events[0]
+
+    def _fed(self) -> tuple[int, list[Event]]:
+        """What came next (0 bytes: the end), and what it brought."""
+        due = self.connection.due
+        if self._lending is not None and due:
+            body = self._lending.peek(due)
+            if body is not None:
+                events = self.connection.fed_whole(body) if body else []
+                self._lending.taken(len(body))
+                return len(body), events
+        count = self.transport.recv_into(self.connection.wanted())
+        return count, self.connection.fed(count) if count else []
 
     def send(self, stream: int, message: Message) -> tuple[int, int]:
         """The message is on its way; answers its sequence and the bytes of its frame. Errors: `ConnectionLost`."""
@@ -77,7 +115,7 @@ class Link:
             self._check_open()
             sequence = self.connection.sequence(stream)
             frame = self.connection.send(stream, message, self._monotonic())
-            self._push(frame)
+            self._push_sealed(frame)
             return sequence, len(frame)
 
     def send_data(self, stream: int, count: int, plain: memoryview) -> tuple[int, int]:
@@ -86,7 +124,7 @@ class Link:
             self._check_open()
             sequence = self.connection.sequence(stream)
             frame = self.connection.send_data(stream, count, plain, self._monotonic())
-            self._push(frame)
+            self._push_sealed(frame)
             return sequence, len(frame)
 
     def send_clear(self, data: bytes) -> None:
@@ -97,6 +135,23 @@ class Link:
     def _check_open(self) -> None:
         if not self.connection.may_send:
             raise ConnectionLost(peer=self.peer, reason="the dialogue has ended")
+
+    def _room(self, size: int) -> memoryview:
+        """See `Lending`. Nothing has gone yet when this fails. Errors: `ConnectionLost`."""
+        assert self._lending is not None
+        while True:
+            try:
+                return self._lending.room(size)
+            except OSError as error:
+                if not (_timed_out(error) and self.patient()):
+                    raise self._lost(error) from error
+
+    def _push_sealed(self, frame: memoryview) -> None:
+        if self._lending is None:
+            self._push(frame)
+        else:
+            self._lending.sent(len(frame))
+            self.bytes_sent += len(frame)
 
     def _push(self, data: memoryview | bytes) -> None:
         left = memoryview(data)

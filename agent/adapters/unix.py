@@ -15,10 +15,16 @@ class UnixConnect:
 
     peer: Final = "the master target on this machine"
 
-    def __init__(self, address: bytes) -> None:
+    def __init__(self, address: bytes, first: Transport | None = None) -> None:
+        """`first` is the first connection, which is there already."""
         self._address = address
+        self._first = first
 
-    def __call__(self) -> socket.socket:
+    def __call__(self) -> Transport:
+        first, self._first = self._first, None
+        return first or self._stream()
+
+    def _stream(self) -> socket.socket:
         stream = socket.socket(socket.AF_UNIX)
         try:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_SOCKET_BYTES)

@@ -7,7 +7,7 @@ import struct
 import termios
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from drcore.clock import Clock
 from drcore.limits import (
@@ -19,13 +19,21 @@ from drcore.limits import (
 from drcore.secret import Secret
 from masttarget.errors import ListenFailed
 from wireproto.connection import Connection
-from wireproto.link import Link
+from wireproto.link import Link, Transport
 
 _BACKLOG: Final = 128
 ACCEPT_PAUSE_SECONDS: Final = 0.1
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 
 Serve = Callable[[Link, Callable[[], None]], None]
+
+
+class Pipe(Transport, Protocol):
+    """A connection that is no socket."""
+
+    def waiting(self) -> int:
+        """How many bytes have come that were not received yet. For the receiving thread."""
+        ...
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,7 +48,11 @@ def listen(host: str, port: int) -> socket.socket:
 class Listener:
     """Accepts on a socket that listens; owns it."""
 
-    def __init__(self, listening: socket.socket, shared: Secret, clock: Clock) -> None:
+    def __init__(
+        self, listening: socket.socket, shared: Secret, clock: Clock, first: Pipe | None = None
+    ) -> None:
+        """`first` is a connection that is there already."""
+        self._first = first
         self._shared = shared
         self._clock = clock
         self._unproved = threading.BoundedSemaphore(UNPROVED_CONNECTIONS_MAX)
@@ -56,6 +68,8 @@ class Listener:
 
     def run(self, serve: Serve) -> None:
         """Accepts until `close`."""
+        if self._first is not None and self._unproved.acquire(blocking=False):
+            self._begin(self._first, "this machine", serve)
         while True:
             try:
                 accepted, peer = self._socket.accept()
@@ -67,11 +81,12 @@ class Listener:
             if not self._unproved.acquire(blocking=False):
                 accepted.close()
                 continue
-            thread = threading.Thread(
-                target=self._serve, args=(accepted, _name(peer), serve), name="lane", daemon=True
-            )
-            self._threads.add(thread)
-            thread.start()
+            self._begin(accepted, _name(peer), serve)
+
+    def _begin(self, pipe: Pipe | socket.socket, peer: str, serve: Serve) -> None:
+        thread = threading.Thread(target=self._serve, args=(pipe, peer, serve), name="lane", daemon=True)
+        self._threads.add(thread)
+        thread.start()
 
     def close(self) -> None:
         """No connection is accepted any more."""
@@ -85,7 +100,7 @@ class Listener:
         for thread in list(self._threads):
             thread.join()
 
-    def _serve(self, accepted: socket.socket, peer: str, serve: Serve) -> None:
+    def _serve(self, pipe: Pipe | socket.socket, peer: str, serve: Serve) -> None:
         unproved = [True]
 
         def prove() -> None:
@@ -94,21 +109,22 @@ class Listener:
                 self._unproved.release()
 
         # The deadline is for the whole handshake: a byte now and then does not prolong it.
-        deadline = threading.Timer(HANDSHAKE_SECONDS_MAX, lambda: _hang_up(accepted))
+        deadline = threading.Timer(HANDSHAKE_SECONDS_MAX, lambda: _hang_up(pipe))
         deadline.daemon = True
         deadline.start()
         try:
-            prepare(accepted)
+            if isinstance(pipe, socket.socket):
+                prepare(pipe)
             connection = Connection(is_agent=False, shared=self._shared)
-            link = Link(connection, accepted, threading.Lock(), self._clock.monotonic, peer)
-            link.more = lambda: waiting_bytes(accepted) >= FOLLOWING_BYTES_MIN
+            link = Link(connection, pipe, threading.Lock(), self._clock.monotonic, peer)
+            link.more = lambda: waiting_bytes(pipe) >= FOLLOWING_BYTES_MIN
             serve(link, prove)
         finally:
             deadline.cancel()
             if unproved:
                 self._unproved.release()
-            _hang_up(accepted)
-            accepted.close()
+            _hang_up(pipe)
+            pipe.close()
             self._threads.discard(threading.current_thread())
 
 
@@ -123,8 +139,10 @@ def prepare(stream: socket.socket) -> None:
         stream.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", IDLE_SECONDS_MAX, 0))
 
 
-def waiting_bytes(stream: socket.socket) -> int:
+def waiting_bytes(stream: Pipe | socket.socket) -> int:
     """How much has come that was not received yet; 0 where the stream is closed, which receiving from it will say."""
+    if not isinstance(stream, socket.socket):
+        return stream.waiting()
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(stream, termios.FIONREAD, bytes(4)))
     except (OSError, ValueError):
@@ -137,6 +155,6 @@ def _name(peer: object) -> str:
     return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "this machine"
 
 
-def _hang_up(stream: socket.socket) -> None:
+def _hang_up(stream: Pipe | socket.socket) -> None:
     with contextlib.suppress(OSError):
         stream.shutdown(socket.SHUT_RDWR)
