@@ -156,7 +156,7 @@ class Newborn:
                     path=str(self._final), holder="another creation of it is going on", verb="creates"
                 )
             os.ftruncate(descriptor, 0)
-            return Backing(descriptor, self._final, Access.TARGET)
+            return Backing(descriptor, self._final, Access.TARGET, new=True)
         except OSError as error:
             os.close(descriptor)
             raise open_failed(self._final, error) from error

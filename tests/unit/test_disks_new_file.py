@@ -1,0 +1,96 @@
+"""What is written to a new file leaves the page cache once it is durable, and not before."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from disks import catalogue
+from disks.disk import Format
+from disks.errors import FlushFailed
+from drcore.limits import MIB, NEW_PIECE_BYTES, WRITE_PIECE_BYTES
+
+SIZE = 8 * MIB
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """What the kernel is asked for, in order."""
+    found: list[tuple[str, int, int]] = []
+    flush, advise, write = os.fdatasync, os.posix_fadvise, os.pwrite
+
+    def note_flush(descriptor: int) -> None:
+        found.append(("flush", 0, 0))
+        flush(descriptor)
+
+    def note_advice(descriptor: int, offset: int, length: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_DONTNEED:
+            found.append(("evict", offset, length))
+        advise(descriptor, offset, length, advice)
+
+    def note_write(descriptor: int, data: memoryview, offset: int) -> int:
+        found.append(("write", offset, len(data)))
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "fdatasync", note_flush)
+    monkeypatch.setattr(os, "posix_fadvise", note_advice)
+    monkeypatch.setattr(os, "pwrite", note_write)
+    return found
+
+
+def test_what_was_flushed_is_let_go_of_once(tmp_path: Path, calls: list[tuple[str, int, int]]) -> None:
+    disk = catalogue.create(tmp_path / "new.raw", Format.RAW, SIZE)
+    calls.clear()
+    first, second = os.urandom(2 * MIB), os.urandom(MIB)
+    disk.write(0, memoryview(first))
+    disk.flush()
+    disk.flush()
+    disk.write(4 * MIB, memoryview(second))
+    disk.write(MIB, memoryview(second))
+    disk.flush()
+    assert calls == [
+        ("write", 0, NEW_PIECE_BYTES),
+        ("write", NEW_PIECE_BYTES, NEW_PIECE_BYTES),
+        ("flush", 0, 0),
+        ("evict", 0, 2 * MIB),
+        ("flush", 0, 0),
+        ("write", 4 * MIB, MIB),
+        ("write", MIB, MIB),
+        ("flush", 0, 0),
+        ("evict", 2 * MIB, 3 * MIB),
+    ]
+    found = bytearray(SIZE)
+    disk.read(0, memoryview(found))
+    assert found == first[:MIB] + second + bytes(2 * MIB) + second + bytes(3 * MIB)
+    disk.close()
+
+
+def test_a_file_that_was_there_stays_in_the_cache(tmp_path: Path, calls: list[tuple[str, int, int]]) -> None:
+    path = tmp_path / "old.raw"
+    path.write_bytes(bytes(SIZE))
+    disk = catalogue.open_target(path, Format.RAW)
+    calls.clear()
+    disk.write(0, memoryview(bytes(MIB)))
+    disk.flush()
+    disk.close()
+    assert calls == [("write", at, WRITE_PIECE_BYTES) for at in range(0, MIB, WRITE_PIECE_BYTES)] + [
+        ("flush", 0, 0)
+    ]
+
+
+def test_nothing_is_let_go_of_that_is_not_durable(
+    tmp_path: Path, calls: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = catalogue.create(tmp_path / "new.raw", Format.RAW, SIZE)
+    disk.write(0, memoryview(bytes(MIB)))
+    calls.clear()
+
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "the medium has died")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    for _ in range(2):
+        with pytest.raises(FlushFailed):
+            disk.flush()
+    assert calls == []
+    disk.close()
