@@ -22,7 +22,7 @@ from disks.errors import (
     WriteFailed,
 )
 from drcore.errors import HomewardError
-from drcore.limits import NEW_PIECE_BYTES, WRITE_BEHIND_BYTES, WRITE_PIECE_BYTES, ZEROES_BYTES
+from drcore.limits import LET_GO_BYTES_MAX, WRITE_BEHIND_BYTES, WRITE_PIECE_BYTES, ZEROES_BYTES
 
 BLKGETSIZE64: Final = 0x80081272  # linux/fs.h: _IOR(0x12, 114, size_t)
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
@@ -55,7 +55,7 @@ class Backing:
     """
 
     def __init__(self, descriptor: int, path: Path, access: Access, *, new: bool = False) -> None:
-        """`new`: nobody will read the file before it is whole, so what was flushed leaves the page cache."""
+        """`new`: nobody will read the file soon, so what is flushed often leaves the page cache."""
         self.descriptor = descriptor
         self.path = path
         self.access = access
@@ -65,8 +65,7 @@ class Backing:
         self._failure: str | None = None
         self._unsent = 0
         self._new = new
-        self._piece_bytes = NEW_PIECE_BYTES if new else WRITE_PIECE_BYTES
-        self._written_end = self._evicted_end = 0
+        self._written_end = self._flushed_end = 0
         self._punches = True
         self._zero_ranges = True
 
@@ -110,7 +109,7 @@ class Backing:
         done, length = 0, len(data)
         while done < length:
             try:
-                piece = data[done : done + self._piece_bytes]
+                piece = data[done : done + WRITE_PIECE_BYTES]
                 done += os.pwrite(self.descriptor, piece, offset + done)
             except OSError as error:
                 raise self._failed(WriteFailed, offset + done, length - done, error) from error
@@ -165,14 +164,12 @@ class Backing:
         except OSError as error:
             self._failure = _reason(error)
             raise FlushFailed(path=str(self.path), reason=self._failure) from error
-        if self._new and end > self._evicted_end:
+        begin, self._flushed_end = self._flushed_end, max(end, self._flushed_end)
+        if self._new and 0 < end - begin <= LET_GO_BYTES_MAX:
             # Its pages are used again at once. Those that were free for a while a virtual machine gets from its host,
             # one by one, at a tenth of the speed.
             with contextlib.suppress(OSError):
-                os.posix_fadvise(
-                    self.descriptor, self._evicted_end, end - self._evicted_end, os.POSIX_FADV_DONTNEED
-                )
-            self._evicted_end = end
+                os.posix_fadvise(self.descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
     def data_runs(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """(offset, length) of what the file system keeps data for in the range; all of it where it cannot tell."""

@@ -83,8 +83,9 @@ DEVICE_LOCK_SECONDS_MAX: Final = 5.0
 WRITE_PIECE_BYTES: Final = 256 * KIB
 """One write. A larger one takes larger pages for the cache; those of 2 MiB a virtual machine has often given back to
 its host, and gets them again at 0.5 to 1 GB/s, where pieces of this size are written at 4 (ext4, Linux 6.18)."""
-NEW_PIECE_BYTES: Final = 1 * MIB
-"""One write to a new file, which uses the same pages again and again: the fewer the better."""
+LET_GO_BYTES_MAX: Final = 64 * MIB
+"""What is written to a new file between two flushes and leaves the page cache at the second: a few group commits. Who
+writes more without a flush has taken fresh pages anyway, and may read the file next."""
 WRITE_BEHIND_BYTES: Final = 8 * MIB
 """Written, not flushed: at so much the medium is told to begin. Half of a group commit, which then waits for less."""
 ZEROES_BYTES: Final = 256 * KIB

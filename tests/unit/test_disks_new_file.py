@@ -8,7 +8,7 @@ import pytest
 from disks import catalogue
 from disks.disk import Format
 from disks.errors import FlushFailed
-from drcore.limits import MIB, NEW_PIECE_BYTES, WRITE_PIECE_BYTES
+from drcore.limits import LET_GO_BYTES_MAX, MIB, WRITE_PIECE_BYTES
 
 SIZE = 8 * MIB
 
@@ -49,19 +49,35 @@ def test_what_was_flushed_is_let_go_of_once(tmp_path: Path, calls: list[tuple[st
     disk.write(MIB, memoryview(second))
     disk.flush()
     assert calls == [
-        ("write", 0, NEW_PIECE_BYTES),
-        ("write", NEW_PIECE_BYTES, NEW_PIECE_BYTES),
+        *written(0, 2 * MIB),
         ("flush", 0, 0),
         ("evict", 0, 2 * MIB),
         ("flush", 0, 0),
-        ("write", 4 * MIB, MIB),
-        ("write", MIB, MIB),
+        *written(4 * MIB, MIB),
+        *written(MIB, MIB),
         ("flush", 0, 0),
         ("evict", 2 * MIB, 3 * MIB),
     ]
     found = bytearray(SIZE)
     disk.read(0, memoryview(found))
     assert found == first[:MIB] + second + bytes(2 * MIB) + second + bytes(3 * MIB)
+    disk.close()
+
+
+def written(offset: int, length: int) -> list[tuple[str, int, int]]:
+    return [("write", at, WRITE_PIECE_BYTES) for at in range(offset, offset + length, WRITE_PIECE_BYTES)]
+
+
+def test_what_nobody_flushed_for_long_stays_in_the_cache(
+    tmp_path: Path, calls: list[tuple[str, int, int]]
+) -> None:
+    disk = catalogue.create(tmp_path / "new.raw", Format.RAW, LET_GO_BYTES_MAX + 2 * MIB)
+    disk.write(LET_GO_BYTES_MAX, memoryview(bytes(MIB)))
+    disk.flush()
+    assert [call for call in calls if call[0] == "evict"] == []
+    disk.write(LET_GO_BYTES_MAX + MIB, memoryview(bytes(MIB)))
+    disk.flush()
+    assert calls[-1] == ("evict", LET_GO_BYTES_MAX + MIB, MIB)
     disk.close()
 
 
@@ -73,9 +89,7 @@ def test_a_file_that_was_there_stays_in_the_cache(tmp_path: Path, calls: list[tu
     disk.write(0, memoryview(bytes(MIB)))
     disk.flush()
     disk.close()
-    assert calls == [("write", at, WRITE_PIECE_BYTES) for at in range(0, MIB, WRITE_PIECE_BYTES)] + [
-        ("flush", 0, 0)
-    ]
+    assert calls == [*written(0, MIB), ("flush", 0, 0)]
 
 
 def test_nothing_is_let_go_of_that_is_not_durable(
