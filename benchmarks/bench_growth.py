@@ -69,7 +69,7 @@ def _sync(source: Path, target: Path) -> Any:
 
 
 def bench_repeated_sync(benchmark: Any, targets: Path, report: Report, settings: Settings) -> Any:
-    """Seconds of a sync that finds nothing to do, against the line through those of 1 MiB (its start) and 16 GiB."""
+    """Seconds of a sync that finds nothing to do, against lines through those of the smallest and largest disk."""
     if settings.quick:
         return benchmark.pedantic(lambda: None, rounds=1)  # 16 GiB are for the full run
     sizes = (1 * MIB, *SIZES)
@@ -81,7 +81,9 @@ def bench_repeated_sync(benchmark: Any, targets: Path, report: Report, settings:
     read: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(settings.rounds):
         for size, (source, target) in pairs.items():
-            images.settle(source, target)
+            # Not `settle`: reading their holes, too, takes 32 GiB of page cache, and the data out of it.
+            images.settle_only(source, target)
+            _data_read(source, target)
             contender = Contender("", "", command(HOMEWARD, "sync", "--json", source, target), lambda _: None)
             contender.timed()
             synced[size].append(contender.wall)
@@ -90,15 +92,17 @@ def bench_repeated_sync(benchmark: Any, targets: Path, report: Report, settings:
         same_bytes(source, target)
         images.remove(source, target)
     seconds, reading = ({size: median(found) for size, found in each.items()} for each in (synced, read))
+    shown = {size: seconds[size] for size in SIZES}
     report.growth += [
         [
-            f"{what}, 1 and 4 GiB, by the line through 1 MiB and 16 GiB: farthest off",
-            f"{_farthest_off(took):.2f} ({', '.join(f'{took[size]:.2f} s' for size in sizes)})",
+            f"{what}: farthest off, as a factor",
+            f"{_farthest_off(took):.2f} ({', '.join(f'{second:.2f} s' for second in took.values())})",
             bar,
         ]
         for what, took, bar in (
-            ("seconds of a repeated sync", seconds, f"{LINEAR:.2f}"),
-            ("for scale: seconds of reading the same bytes and no more", reading, "none"),
+            ("seconds of a repeated sync of 4 GiB, by the line through 1 and 16 GiB", shown, f"{LINEAR:.2f}"),
+            ("the same, of 1 and 4 GiB, by the line through 1 MiB and 16 GiB", seconds, "none"),
+            ("for scale: seconds of reading the same bytes and no more, by the latter line", reading, "none"),
         )
     ]
     return benchmark.pedantic(lambda: None, rounds=1)
