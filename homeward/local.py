@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,6 +45,8 @@ UNDO_SECONDS: Final = 366 * 24 * 3600.0
 """They stay until somebody drops them; a year is as good as that, and every later sync is a point of its own."""
 STOP_SECONDS_MAX: Final = 120.0
 """How long the master target may take to flush and keep its digest map."""
+ENDING_SECONDS: Final = 2.0
+"""Another run's hold on a workplace is waited for so long: of one that was killed, the master target still flushes."""
 DEATH_SECONDS: Final = 0.2
 """A connection that broke because the master target died: its end is seen within so long."""
 
@@ -89,8 +92,14 @@ class Workplace:
         if not _is_device(self.target) and not self.target.parent.is_dir():
             raise DirectoryMissing(path=str(self.target.parent))
         try:
+            deadline = time.monotonic() + ENDING_SECONDS
             while self._lock < 0:
-                self._claim()
+                try:
+                    self._claim()
+                except DiskInUse:
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(0.02)
             key, identifiers = self.path / "key", self.path / "identifiers"
             if not key.exists() or not identifiers.exists():
                 _write(key, os.urandom(32))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -327,6 +328,19 @@ def test_of_two_syncs_at_once_one_is_refused_and_leaves_the_other_alone(
     assert homeward("sync", source, target, "--json").code == 0
     homeward("sync", "--undo", target, "--json").answer()
     assert target.read_bytes() == old
+    assert left_beside(target) == []
+
+
+def test_a_run_that_is_just_ending_is_waited_for(tmp_path: Path) -> None:
+    """Of one that was killed, the master target still flushes when the command is given again."""
+    target = tmp_path / "target.raw"
+    first, second = (Workplace(target, tmp_path) for _ in range(2))
+    first.prepare()
+    ending = threading.Timer(0.3, first.release)
+    ending.start()
+    second.prepare()
+    ending.join()
+    second.release()
     assert left_beside(target) == []
 
 
