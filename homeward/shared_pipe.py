@@ -166,6 +166,10 @@ class SharedPipe:
             if not found:
                 raise TimeoutError("no byte moved")
             if event not in found:
+                with suppress(
+                    BlockingIOError
+                ):  # it may have come between the poll's look at it and that at the end
+                    return os.eventfd_read(event)
                 if at_end is None:
                     raise BrokenPipeError("the other end closed it")
                 return at_end

@@ -122,6 +122,27 @@ def test_what_was_sent_before_the_end_still_arrives(ends: tuple[SharedPipe, Shar
     assert ours.peek(1) == b""
 
 
+def test_the_last_word_is_not_lost_where_the_end_is_seen_first(
+    ends: tuple[SharedPipe, SharedPipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll looks at its descriptors one after the other: what comes in between has to be looked for again."""
+    ours, theirs = ends
+    found = ours._came
+
+    class Between:
+        def poll(self, milliseconds: float) -> list[tuple[int, int]]:
+            theirs.send(b"published")
+            theirs.close()
+            return [
+                (number, what) for number, what in found.poll(milliseconds) if number != ours._into.filled
+            ]
+
+    monkeypatch.setattr(ours, "_came", Between())
+    assert receive(ours, 9) == b"published"
+    monkeypatch.undo()
+    assert ours.recv_into(memoryview(bytearray(1))) == 0
+
+
 def test_who_waits_is_woken_by_the_end_of_either_side(ends: tuple[SharedPipe, SharedPipe]) -> None:
     ours, theirs = ends
     found: list[object] = []
