@@ -8,6 +8,7 @@ import pytest
 from disks import catalogue
 from disks.disk import Format
 from disks.errors import FlushFailed
+from disks.linear import lent
 from drcore.limits import LET_GO_BYTES_MAX, MIB, WRITE_PIECE_BYTES
 
 SIZE = 8 * MIB
@@ -64,6 +65,25 @@ def test_what_was_flushed_is_let_go_of_once(tmp_path: Path, calls: list[tuple[st
     disk.close()
 
 
+def test_what_is_written_while_a_flush_goes_on_waits_for_the_next_one(
+    tmp_path: Path, calls: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = catalogue.create(tmp_path / "new.raw", Format.RAW, SIZE)
+    disk.write(0, memoryview(bytes(MIB)))
+    flush = os.fdatasync
+
+    def write_meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fdatasync", flush)
+        flush(descriptor)
+        disk.write(MIB, memoryview(bytes(MIB)))
+
+    monkeypatch.setattr(os, "fdatasync", write_meanwhile)
+    for end in (MIB, 2 * MIB):
+        disk.flush()
+        assert calls[-1] == ("evict", end - MIB, MIB)
+    disk.close()
+
+
 def written(offset: int, length: int) -> list[tuple[str, int, int]]:
     return [("write", at, WRITE_PIECE_BYTES) for at in range(offset, offset + length, WRITE_PIECE_BYTES)]
 
@@ -106,5 +126,7 @@ def test_nothing_is_let_go_of_that_is_not_durable(
     for _ in range(2):
         with pytest.raises(FlushFailed):
             disk.flush()
+        with pytest.raises(FlushFailed):
+            lent(disk)  # a kernel that reads by itself learns of it, too
     assert calls == []
     disk.close()

@@ -85,11 +85,58 @@ def test_frames_are_read_where_they_were_written(
         ours.sent(24 + len(content))
         assert theirs.waiting() >= 24 + len(content)
         assert receive(theirs, 24) == bytes(24)
+        assert theirs.waiting() == len(content)
         assert theirs.peek(len(content) + 1) is None, "what does not lie together is for recv_into"
         found = theirs.peek(len(content))
         assert found == content
         theirs.taken(len(content))
         assert theirs.waiting() == 0
+
+
+def test_a_small_ring_loses_neither_bytes_nor_room(
+    monkeypatch: pytest.MonkeyPatch, dice: random.Random
+) -> None:
+    """Thousands of times around it, against a list; nobody waits, so that what would have to wait is seen."""
+    ring, longest = 4096, 1000
+    monkeypatch.setattr(shared_pipe, "SHARED_RING_BYTES", ring)
+    monkeypatch.setattr(shared_pipe, "_FREED_BYTES_MIN", ring // 8)
+    monkeypatch.setattr(shared_pipe, "IDLE_SECONDS_MAX", 0)
+    pipes = SharedPipes()
+    ours, theirs = pipes.ends
+    model, refused = bytearray(), 0
+    for _ in range(40_000):
+        if dice.random() < 0.55:
+            content = dice.randbytes(dice.choice([1, 7, 8, 9, 100, dice.randrange(1, longest), longest]))
+            try:
+                # More room than is used in the end, as of a frame whose seal turns out shorter.
+                ours.room(min(len(content) + dice.randrange(50), longest))[: len(content)] = content
+            except TimeoutError:
+                refused += 1
+                assert model, "room was lost"
+                continue
+            ours.sent(len(content))
+            model += content
+        elif model:
+            into = bytearray(dice.choice([1, 24, 500, longest]))
+            count = theirs.recv_into(memoryview(into))
+            assert into[:count] == model[:count]
+            del model[:count]
+    assert refused
+    assert receive(theirs, len(model)) == model
+    with pytest.raises(TimeoutError):
+        theirs.recv_into(memoryview(bytearray(1)))
+    pipes.give_back()
+
+
+def test_who_says_no_more_still_takes_what_comes(ends: tuple[SharedPipe, SharedPipe]) -> None:
+    ours, theirs = ends
+    theirs.shutdown(socket.SHUT_WR)
+    content = bytes(range(256)) * (2 * SHARED_RING_BYTES // 256)
+    sending = threading.Thread(target=send_all, args=(ours, content))
+    sending.start()
+    time.sleep(0.1)
+    assert receive(theirs, len(content)) == content
+    sending.join()
 
 
 def test_a_full_ring_waits_until_something_was_read(ends: tuple[SharedPipe, SharedPipe]) -> None:

@@ -83,9 +83,11 @@ def test_a_frame_that_comes_in_pieces_is_one_all_the_same(pipes: tuple[SharedPip
     for cut in (1, 24, 30, 5000):
         agent.connection.place = lambda size: memoryview(bytearray(size))
         frame = agent.connection.send_data(1, 1, memoryview(bytearray(PREFIX_BYTES) + b"x" * 9000), 0.0)
+        following = agent.connection.send_data(1, 1, memoryview(bytearray(PREFIX_BYTES) + b"y" * 9000), 0.0)
         pipes[0].send(frame[:cut])
-        pipes[0].send(frame[cut:])
+        pipes[0].send(bytes(frame[cut:]) + bytes(following))
         assert entries_of(target) == b"x" * 9000
+        assert entries_of(target) == b"y" * 9000
 
 
 def test_a_frame_that_was_altered_in_the_memory_is_refused(pipes: tuple[SharedPipe, SharedPipe]) -> None:
