@@ -51,3 +51,10 @@ def sector_bitmaps(data: Buffer, secret: Buffer, blocks: int, digests: Buffer, o
     `data` is a span of at most 4 MiB; `digests` has the peer's 256 bytes for each block in `blocks`, as
     `digest_sectors` writes them. Sectors that a short last block lacks never differ.
     """
+
+def filled_sectors(data: Buffer, blocks: int, out: Buffer) -> None:
+    """`out[2 * i]` has, for each block i of the span that `blocks` names, the bitmap of the sectors that hold data.
+
+    All that the block has where these are more than half, or none. Raises ValueError: `out` has not 2 bytes for each
+    block of the span, or `blocks` names others.
+    """

@@ -28,6 +28,7 @@ cdef extern from "compare.h" nogil:
         COMPARE_PIECE_BYTES
     uint64_t compare_files(file_place source, file_place target, uint64_t length, uint8_t *work,
                            uint8_t *bitmaps, compare_totals *totals)
+    void compare_filled(const uint8_t *span, size_t length, uint64_t blocks, uint8_t *bitmaps)
     void compare_sector_digests(const digest_kernel *kernel, const uint8_t *span, size_t length, uint64_t blocks,
                                 const uint8_t *secret, const uint8_t *digests, uint8_t *bitmaps)
 
@@ -131,3 +132,12 @@ def sector_bitmaps(const uint8_t[::1] data not None, const uint8_t[::1] secret n
     cdef uint8_t *bitmaps = start_out(out)
     with nogil:
         compare_sector_digests(best_kernel(), span, length, blocks, key, theirs, bitmaps)
+
+
+def filled_sectors(const uint8_t[::1] data not None, uint64_t blocks, uint8_t[::1] out not None):
+    cdef size_t length = data.shape[0]
+    check_bytes("out", out.shape[0], 2 * span_blocks(length, blocks))
+    cdef const uint8_t *span = start(data)
+    cdef uint8_t *bitmaps = start_out(out)
+    with nogil:
+        compare_filled(span, length, blocks, bitmaps)

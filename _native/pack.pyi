@@ -47,6 +47,26 @@ def pack(
     sectors beyond the end.
     """
 
+def pack_unread_place(
+    descriptor: int,
+    first: int,
+    length: int,
+    first_block: int,
+    blocks: int,
+    secret: Buffer,
+    out_digests: Buffer,
+    out: Buffer,
+    position: int,
+) -> tuple[int, int, int, int, int]:
+    """As `pack` with mode 0, for a span of `length` bytes that nobody has read yet, from byte `first` of a file on.
+
+    The target's blocks are zero: one that is zero here is read and digested, and has no entry; of one with data in
+    at most half of its sectors these are packed, of others all. Blocks are read into `out`, where they belong. Returns
+    (blocks not read, position behind the last entry, blocks packed, their sectors, their payload bytes);
+    `out_digests` has at `[16 * i]` the digest of each block i that was read. Where there is room for one, the first
+    block that was not read could not be: who reads it in another way learns why.
+    """
+
 def entry(frame: Buffer, position: int) -> tuple[int, int, int, int, int]:
     """(block, sectors, codec, stored, position of the next entry) of the entry at `position`, all inside.
 
@@ -68,6 +88,20 @@ def unpack(
     frame. `out_digests` (16 bytes for each block that `out` can hold) has their digests. Returns (position
     behind the run, first block, count, bytes in `out`); count is 0 when the entry at `position` is a partial
     one. Raises Malformed and Mismatch; ValueError also when `out` is less than the first block.
+    """
+
+def prove(
+    frame: Buffer,
+    position: int,
+    disk_blocks: int,
+    last_block_bytes: int,
+    secret: Buffer,
+    out_digests: Buffer,
+) -> tuple[int, int, int]:
+    """As `unpack`, for blocks that are stored as they are: nothing is decoded, the frame holds their content.
+
+    An entry with LZ4 ends the run too. Returns (position behind the run, first block, count); the content of each is
+    behind the 32 bytes of its entry's header. `out_digests` has 1024 bytes. Raises Malformed and Mismatch.
     """
 
 def unpack_patch(

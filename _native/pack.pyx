@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from _native.digest cimport (
     BLOCK_BYTES, DIGEST_BYTES, SPAN_BLOCKS,
-    best_kernel, digest_kernel, piece_count, secret_start, span_blocks, start, start_out,
+    best_kernel, digest_kernel, file_place, piece_count, place, secret_start, span_blocks, start, start_out,
 )
 
 
@@ -34,6 +34,18 @@ cdef extern from "pack.h" nogil:
     int pack_bad_bitmap(const pack_source *source, uint64_t blocks)
     uint64_t pack_span(const pack_source *source, uint64_t blocks, pack_mode mode, pack_frame *frame,
                        uint64_t *gathered)
+    ctypedef struct pack_unread:
+        file_place place
+        size_t length
+        uint64_t first_block
+        const digest_kernel *kernel
+        const uint8_t *secret
+        uint8_t *digests
+    ctypedef struct pack_taken:
+        uint64_t blocks
+        uint64_t sectors
+        uint64_t bytes
+    uint64_t pack_place(const pack_unread *source, uint64_t blocks, pack_frame *frame, pack_taken *taken)
     ctypedef struct pack_entry:
         uint64_t block
         unsigned sectors
@@ -103,6 +115,12 @@ cdef int check_status(pack_status status, size_t position) except -1:
     return 0
 
 
+cdef uint64_t check_first_block(uint64_t first_block) except? 0:
+    if first_block > <uint64_t>-1 - SPAN_BLOCKS:
+        raise ValueError(f"block {first_block} is beyond the end of any disk")
+    return first_block
+
+
 def pack(const uint8_t[::1] span not None, uint64_t first_block, uint64_t blocks, const uint8_t[::1] sectors not None,
          const uint8_t[::1] digests not None, uint8_t[::1] out not None, size_t position, int mode):
     cdef pack_source source
@@ -114,11 +132,9 @@ def pack(const uint8_t[::1] span not None, uint64_t first_block, uint64_t blocks
     check_position(position, out.shape[0])
     if mode < PACK_NEVER or mode > PACK_AUTO:
         raise ValueError(f"a mode is 0 (never), 1 (always) or 2 (auto), not {mode}")
-    if first_block > <uint64_t>-1 - SPAN_BLOCKS:
-        raise ValueError(f"block {first_block} is beyond the end of any disk")
     source.span = start(span)
     source.length = span.shape[0]
-    source.first_block = first_block
+    source.first_block = check_first_block(first_block)
     source.sectors = start(sectors)
     source.digests = start(digests)
     cdef int bad = pack_bad_bitmap(&source, blocks)
@@ -130,6 +146,29 @@ def pack(const uint8_t[::1] span not None, uint64_t first_block, uint64_t blocks
     with nogil:
         blocks = pack_span(&source, blocks, <pack_mode>mode, &frame, &gathered)
     return blocks, frame.position, gathered
+
+
+def pack_unread_place(int descriptor, uint64_t first, size_t length, uint64_t first_block, uint64_t blocks,
+                      const uint8_t[::1] secret not None, uint8_t[::1] out_digests not None,
+                      uint8_t[::1] out not None, size_t position):
+    cdef pack_unread source
+    cdef pack_frame frame
+    cdef pack_taken taken
+    cdef size_t count = span_blocks(length, blocks)
+    source.place = place(descriptor, first, length)
+    source.length = length
+    source.first_block = check_first_block(first_block)
+    source.kernel = best_kernel()
+    source.secret = secret_start(secret)
+    check_at_least("out_digests", out_digests.shape[0], DIGEST_BYTES * count)
+    source.digests = start_out(out_digests)
+    check_position(position, out.shape[0])
+    frame.bytes = start_out(out)
+    frame.capacity = out.shape[0]
+    frame.position = position
+    with nogil:
+        blocks = pack_place(&source, blocks, &frame, &taken)
+    return blocks, frame.position, taken.blocks, taken.sectors, taken.bytes
 
 
 def entry(const uint8_t[::1] frame not None, size_t position):
@@ -160,6 +199,26 @@ def unpack(const uint8_t[::1] frame not None, size_t position, uint64_t disk_blo
         raise ValueError(f"out has {run.capacity} bytes, which is less than block {run.first_block}")
     check_status(status, position)
     return position, run.first_block, run.count, run.length
+
+
+def prove(const uint8_t[::1] frame not None, size_t position, uint64_t disk_blocks, size_t last_block_bytes,
+          const uint8_t[::1] secret not None, uint8_t[::1] out_digests not None):
+    cdef pack_disk disk = disk_of(disk_blocks, last_block_bytes, secret_start(secret))
+    cdef pack_run run
+    cdef pack_status status
+    cdef const uint8_t *first = start(frame)
+    cdef size_t length = frame.shape[0]
+    check_position(position, length)
+    check_at_least("out_digests", out_digests.shape[0], DIGEST_BYTES * SPAN_BLOCKS)
+    run.bytes = NULL
+    run.capacity = SPAN_BLOCKS * BLOCK_BYTES
+    run.digests = start_out(out_digests)
+    with nogil:
+        status = pack_unpack(&disk, first, length, &position, &run)
+    if status == PACK_MISMATCH:
+        raise Mismatch(run.first_block)
+    check_status(status, position)
+    return position, run.first_block, run.count
 
 
 def unpack_patch(const uint8_t[::1] frame not None, size_t position, uint64_t disk_blocks, size_t last_block_bytes,

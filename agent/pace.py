@@ -152,6 +152,11 @@ class Compressor:
         )
         self.set_rate(rate)
 
+    @property
+    def stores(self) -> bool:
+        """Whether no frame is ever compressed."""
+        return self._setting is Compression.NEVER
+
     def set_rate(self, rate: int | None) -> None:
         """The bandwidth that is set from now on."""
         self._held_back = rate is not None and rate < RATE_WORTH_COMPRESSING

@@ -14,10 +14,11 @@ from agent.window import Window
 from agent.work import WorkQueue
 from disks.digestmap import DigestMap
 from disks.disk import Disk
+from disks.linear import lent
 from drcore.buffers import buffer
 from drcore.clock import Clock
 from drcore.errors import HomewardError, coded
-from drcore.limits import FRAME_BYTES_MAX, KIB
+from drcore.limits import KIB
 from drcore.record import Changing, Record, made
 from drcore.units import (
     BLOCK_BYTES,
@@ -31,7 +32,6 @@ from drcore.units import (
 )
 from wireproto.connection import SESSION_STREAM
 from wireproto.errors import ConnectionLost
-from wireproto.frame import PLAIN_BYTES_MAX
 from wireproto.link import Link
 from wireproto.messages import PREFIX_BYTES, RANGES_MAX, Bye, Refer, Zeroes
 
@@ -41,8 +41,6 @@ SECTOR_DIGESTS_BYTES = BLOCK_SECTORS * DIGEST_BYTES
 REFERENCE_BLOCKS = 256
 """Blocks in a frame of references: it brings 16 MiB about, as much as the master target makes durable at once."""
 REFERENCE_BYTES = 32 + SECTOR_DIGESTS_BYTES
-DENSE = 0.9
-"""The share of sectors with data from which on a span's blocks go whole."""
 PIECE_BLOCKS = 8
 """Blocks that are read and hashed at once: 512 KiB, a core's second-level cache."""
 LINGER_SECONDS = 0.004
@@ -111,10 +109,9 @@ class Lane:
         self._clock = clock
         self._on_failure = on_failure
         self._span = buffer(SPAN_BYTES)
-        self._zeroes = buffer(SPAN_BYTES)
         self._found = memoryview(bytearray(SPAN_BLOCKS * DIGEST_BYTES))
         self._sectors = memoryview(bytearray(SPAN_BLOCKS * 2))
-        self._frame = buffer(FRAME_BYTES_MAX)[:PLAIN_BYTES_MAX]
+        self._frame = buffer(link.connection.frame_bytes)[: link.connection.plain_bytes_max]
         self._rate = Rate()
         self._references = memoryview(bytearray(REFERENCE_BLOCKS * REFERENCE_BYTES))
         self._source: Source | None = None
@@ -241,7 +238,7 @@ class Lane:
 
     def _frame_bytes(self) -> int:
         """How long a frame becomes; one that is longer already, since the rate fell meanwhile, is full."""
-        wished = min(max(FRAME_BYTES_MIN, FRAME_SECONDS * self._rate_now()), PLAIN_BYTES_MAX)
+        wished = min(max(FRAME_BYTES_MIN, FRAME_SECONDS * self._rate_now()), len(self._frame))
         return max(round(wished), self._position)
 
     def _order_blocks(self) -> int:
@@ -260,8 +257,12 @@ class Lane:
         first = order.span * SPAN_BLOCKS
         length = min(SPAN_BYTES, source.digests.size - first * BLOCK_BYTES)
         span = self._span[:length]
+        resent = source.sent.before(order.span, order.blocks)
         if isinstance(order, Ship) and order.unread:
-            order = self._read_first(source, order, span)
+            left = self._ship_unread(source, order, length, resent)
+            if not left:
+                return
+            order = self._read_first(source, order.but(blocks=left), span)
         else:
             for start, count in bit_runs(order.blocks):
                 begin, end = start * BLOCK_BYTES, min((start + count) * BLOCK_BYTES, length)
@@ -269,7 +270,6 @@ class Lane:
                 self._check(source, first, start, span[begin:end])
         sectors = self._sector_bitmaps(source, order, span)
         referred = self._referable(source, order, length)
-        resent = source.sent.before(order.span, order.blocks)
         if referred:
             self._refer(source, first, referred, span, sectors)
         left = order.blocks & ~referred
@@ -286,14 +286,61 @@ class Lane:
                 self._mode,
             )
             self._pack_seconds += self._clock.monotonic() - before
-            packed = left & ~done
-            self._count(source, packed, sectors, length, content, position - self._position, resent)
-            self._content += content
-            self._marks.append((order.span, packed))
-            self._entries += packed.bit_count()
-            self._position, left = position, done
+            packed, left = left & ~done, done
+            self._packed(source, order.span, packed, _count(packed, sectors), content, position, resent)
             if left or self._entries + SPAN_BLOCKS > ENTRIES_MAX:
                 self._flush_within(source)
+
+    def _ship_unread(self, source: Source, order: Ship, length: int, resent: int) -> int:
+        """The blocks have been read, right into frames; answers those that have not, for want of such a way.
+
+        Not where frames are weighed: there the time that reading takes would count as packing.
+        """
+        place, left = lent(source.disk), order.blocks
+        if place is None or not self._compressor.stores:
+            return left
+        first = order.span * SPAN_BLOCKS
+        while left:
+            rest, position, packed, sectors, content = pack.pack_unread_place(
+                place[0],
+                place[1] + first * BLOCK_BYTES,
+                length,
+                first,
+                left,
+                source.secret,
+                self._found,
+                self._frame[: self._frame_bytes()],
+                self._position,
+            )
+            if rest == left and not self._entries:
+                break  # there was room: what is wrong with the first of them is told when it is read alone
+            for start, count in bit_runs(left & ~rest):
+                found = self._found[start * DIGEST_BYTES : (start + count) * DIGEST_BYTES]
+                source.digests.write(first + start, found)
+            left = rest
+            self._packed(source, order.span, packed, sectors, content, position, resent)
+            if left or self._entries + SPAN_BLOCKS > ENTRIES_MAX:
+                self._flush_within(source)
+        return left
+
+    def _packed(
+        self, source: Source, span: int, packed: int, sectors: int, content: int, position: int, resent: int
+    ) -> None:
+        """The frame goes on at `position`, with entries for those blocks of the span."""
+        if not packed:
+            return
+        blocks, wire = packed.bit_count(), position - self._position
+        self._content += content
+        self._marks.append((span, packed))
+        self._entries += blocks
+        self._position = position
+        again = (packed & resent).bit_count()
+        with source.tally.lock:
+            tally = source.tally
+            tally.blocks += blocks
+            tally.sectors += sectors
+            tally.content_bytes += content
+            tally.resent_bytes += wire * again // blocks
 
     def _flush_within(self, source: Source) -> None:
         """As `_flush`, in the middle of an order: it counts as sent only at its end."""
@@ -367,45 +414,21 @@ class Lane:
             short = (1 << parts(len(span) % BLOCK_BYTES, SECTOR_BYTES)) - 1
             out[2 * last : 2 * last + 2] = short.to_bytes(2, "little")
         if order.fresh:
-            self._leave_zeroes_out(span, order.fresh, out)
+            compare.filled_sectors(span, order.fresh, out[: 2 * parts(len(span), BLOCK_BYTES)])
         if order.patched:
             found = memoryview(bytearray(2 * order.patched.bit_count()))
             compare.sector_bitmaps(span, source.secret, order.patched, order.sectors, found)
             _spread(found, order.patched, out)
         return out
 
-    def _leave_zeroes_out(self, span: memoryview, fresh: int, out: memoryview) -> None:
-        """Of blocks that are zero at the target, only the sectors that are not zero here, where that is worth it."""
-        found = memoryview(bytearray(2 * parts(len(span), BLOCK_BYTES)))
-        _, sectors, _, _ = compare.compare_sectors(span, self._zeroes[: len(span)], found)
-        if sectors >= DENSE * len(found) // 2 * BLOCK_SECTORS:
-            return  # mostly data: whole blocks are unpacked in long runs
-        for start, count in bit_runs(fresh):
-            place = slice(2 * start, 2 * (start + count))
-            _place(found[place], out[place])
 
-    def _count(
-        self,
-        source: Source,
-        packed: int,
-        sectors: memoryview,
-        length: int,
-        content: int,
-        wire: int,
-        resent: int,
-    ) -> None:
-        bits = int.from_bytes(sectors, "little")
-        number = sum(
-            (bits >> BLOCK_SECTORS * start & (1 << BLOCK_SECTORS * count) - 1).bit_count()
-            for start, count in bit_runs(packed)
-        )
-        again = (packed & resent).bit_count()
-        with source.tally.lock:
-            tally = source.tally
-            tally.blocks += packed.bit_count()
-            tally.sectors += number
-            tally.content_bytes += content
-            tally.resent_bytes += wire * again // packed.bit_count() if packed else 0
+def _count(blocks: int, sectors: memoryview) -> int:
+    """How many sectors the blocks' bitmaps name."""
+    bits = int.from_bytes(sectors, "little")
+    return sum(
+        (bits >> BLOCK_SECTORS * start & (1 << BLOCK_SECTORS * count) - 1).bit_count()
+        for start, count in bit_runs(blocks)
+    )
 
 
 def _spread(found: bytes | memoryview, blocks: int, out: memoryview) -> None:

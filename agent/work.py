@@ -56,7 +56,8 @@ class WorkQueue(Generic[_Order]):
         """`count` orders that were taken out have been sent."""
         with self._changed:
             self._unsent -= count
-            self._changed.notify_all()
+            if not self._unsent:
+                self._changed.notify_all()
 
     def settle(self) -> None:
         """Everything put in was sent. Errors: the failure that ended the session."""

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,14 @@ from disks.errors import (
     WriteFailed,
 )
 from drcore.errors import HomewardError
-from drcore.limits import LET_GO_BYTES_MAX, WRITE_BEHIND_BYTES, WRITE_PIECE_BYTES, ZEROES_BYTES
+from drcore.limits import (
+    LET_GO_BYTES_MAX,
+    RESERVED_BYTES_MIN,
+    WRITE_BEHIND_BYTES,
+    WRITE_PIECE_BYTES,
+    ZEROES_BYTES,
+)
+from drcore.units import BLOCK_BYTES
 
 BLKGETSIZE64: Final = 0x80081272  # linux/fs.h: _IOR(0x12, 114, size_t)
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
@@ -55,7 +62,9 @@ class Backing:
     """
 
     def __init__(self, descriptor: int, path: Path, access: Access, *, new: bool = False) -> None:
-        """`new`: nobody will read the file soon, so what is flushed often leaves the page cache."""
+        """`new`: an empty file that nobody will read soon; room is made before large writes, and what is flushed
+        often leaves the page cache.
+        """
         self.descriptor = descriptor
         self.path = path
         self.access = access
@@ -64,7 +73,7 @@ class Backing:
         self.size = _device_bytes(descriptor) if self.device else status.st_size
         self._failure: str | None = None
         self._unsent = 0
-        self._new = new
+        self._new = self._reserves = new
         self._written_end = self._flushed_end = 0
         self._punches = True
         self._zero_ranges = True
@@ -106,6 +115,34 @@ class Backing:
     def write(self, offset: int, data: memoryview) -> None:
         """The bytes are with the kernel; a file grows where they end behind its end."""
         self._check_writable()
+        self._reserve(offset, len(data))
+        self._put(offset, data)
+        self._written(offset, len(data))
+
+    def write_blocks(self, offset: int, blocks: Sequence[memoryview]) -> None:
+        """As `write`, of blocks that lie apart in memory and one behind the other here."""
+        self._check_writable()
+        self._reserve(offset, sum(map(len, blocks)))
+        at = offset
+        for first in range(0, len(blocks), WRITE_PIECE_BYTES // BLOCK_BYTES):
+            some = blocks[first : first + WRITE_PIECE_BYTES // BLOCK_BYTES]
+            length = sum(map(len, some))
+            try:
+                done = os.pwritev(self.descriptor, some, at)
+            except OSError:
+                done = 0  # why, and where, comes out below
+            if done < length:
+                self._put(at + done, memoryview(b"".join(some))[done:])
+            at += length
+        self._written(offset, at - offset)
+
+    def _reserve(self, offset: int, length: int) -> None:
+        """The file system has room for what is about to be written, found in one step instead of page by page."""
+        wanted = self._reserves and length >= RESERVED_BYTES_MIN
+        if wanted and _libc().fallocate64(self.descriptor, FALLOC_FL_KEEP_SIZE, offset, length) != 0:
+            self._reserves = False  # whether anything is wrong the write will say
+
+    def _put(self, offset: int, data: memoryview) -> None:
         done, length = 0, len(data)
         while done < length:
             try:
@@ -113,6 +150,8 @@ class Backing:
                 done += os.pwrite(self.descriptor, piece, offset + done)
             except OSError as error:
                 raise self._failed(WriteFailed, offset + done, length - done, error) from error
+
+    def _written(self, offset: int, length: int) -> None:
         self.size = max(self.size, offset + length) if not self.device else self.size
         self._written_end = max(self._written_end, offset + length)
         self._unsent += length

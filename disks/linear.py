@@ -1,6 +1,6 @@
 """Disks whose bytes lie in one run of a file or device: raw, and the frame for fixed VHD and flat VMDK."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from disks.backing import Backing
@@ -34,6 +34,13 @@ class LinearDisk(FileDisk):
         check_writable(self, self._backing.writable)
         self._changing()
         self._backing.write(self._start + offset, data)
+
+    def write_blocks(self, offset: int, blocks: Sequence[memoryview]) -> None:
+        """As `write`, of blocks that lie apart in memory and one behind the other on the disk."""
+        check_range(self, offset, sum(map(len, blocks)))
+        check_writable(self, self._backing.writable)
+        self._changing()
+        self._backing.write_blocks(self._start + offset, blocks)
 
     def zero(self, offset: int, length: int) -> None:
         check_range(self, offset, length)

@@ -17,7 +17,7 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-from drcore.limits import FRAME_BYTES_MAX, IDLE_SECONDS_MAX, SHARED_RING_BYTES
+from drcore.limits import IDLE_SECONDS_MAX, SHARED_FRAME_BYTES_MAX, SHARED_RING_BYTES
 
 _LENGTH: Final = struct.Struct("=Q")
 _BACK: Final = 2**64 - 1
@@ -48,6 +48,7 @@ class SharedPipe:
     """One end; see `wireproto.link.Transport` and `Lending`. One thread receives, one at a time sends."""
 
     def __init__(self, alive: socket.socket, out: _Ring, into: _Ring) -> None:
+        self.frame_bytes = SHARED_FRAME_BYTES_MAX
         self._alive = alive
         self._out = out
         self._into = into
@@ -89,7 +90,7 @@ class SharedPipe:
 
     def send(self, data: memoryview | bytes, /) -> int:
         """See `Transport`."""
-        count = min(len(data), FRAME_BYTES_MAX)
+        count = min(len(data), self.frame_bytes)
         if count:
             self.room(count)[:] = data[:count]
             self.sent(count)

@@ -107,7 +107,7 @@ class CycleRecord(Record):
             raise ValueError("a field that makes no sense")
 
 
-class AppliedFrame(Record):
+class AppliedFrame(Record, often=True):
     """One frame of a stream and the blocks it changed."""
 
     session: int

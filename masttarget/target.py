@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from _native import compare, digest, pack
+from disks.backing import zero_memory
 from disks.digestmap import DigestMap
 from disks.disk import Disk
+from disks.linear import LinearDisk
 from disks.scan import PIECE_BYTES, RegionRun, Seen, pieces, remembered, scan
 from drcore.buffers import Pool, buffer
 from drcore.limits import SPARE_BUFFERS_MAX
@@ -23,6 +25,7 @@ from drcore.units import (
     REGION_SPANS,
     SPAN_BLOCKS,
     SPAN_BYTES,
+    ZERO_DIGEST,
     bit_runs,
     parts,
 )
@@ -34,6 +37,10 @@ from wireproto.errors import LimitExceeded, MessageRefused
 from wireproto.messages import EMPTY, Children, Data, Differ, Missing, Refer, Zeroes
 
 _SECTOR_DIGESTS = BLOCK_SECTORS * DIGEST_BYTES
+_HEADER_BYTES = 32
+"""Of an entry, before its content."""
+_STORED = 0
+"""The codec of content that is not compressed."""
 ZERO_WINDOW_BLOCKS = 65536
 """A window of the digest map that is looked at in one go: 1 MiB."""
 
@@ -41,7 +48,7 @@ _SPANS = Pool(SPAN_BYTES, SPARE_BUFFERS_MAX)
 """Of all disks: one is needed only while a frame is applied or a question answered."""
 
 
-class AppliedRun(Record):
+class AppliedRun(Record, often=True):
     """New digests of `count` blocks from `first` on, as they go into the applied record; none stands for all zero."""
 
     first: int
@@ -49,7 +56,7 @@ class AppliedRun(Record):
     digests: bytes
 
 
-class Applied(Changing):
+class Applied(Changing, often=True):
     """What one frame did to the disk."""
 
     runs: list[AppliedRun] = made(factory=list)
@@ -71,7 +78,7 @@ class TargetDisk:
         self.last_block_bytes = data_bytes - max(self.blocks - 1, 0) * BLOCK_BYTES
         self.digests = new_map()
         self.known = empty
-        self._pristine = empty
+        self._pristine = self._born_empty = empty
         self._doubted = False
         self.lock = threading.Lock()
         self.session = 0
@@ -396,11 +403,13 @@ class TargetDisk:
         return applied
 
     def _apply_next(self, entries: memoryview, position: int, span: memoryview, applied: Applied) -> int:
-        block, sectors, _, _, following = pack.entry(entries, position)
+        block, sectors, codec, _, following = pack.entry(entries, position)
         if block >= self.blocks:
             raise DataMalformed(reason=f"block {block} of a disk of {self.blocks} blocks")
         size = self.last_block_bytes if block == self.blocks - 1 else BLOCK_BYTES
         if sectors == (1 << parts(size, 4096)) - 1:
+            if codec == _STORED and isinstance(self.disk, LinearDisk) and self.elsewhere is None:
+                return self._apply_stored(self.disk, entries, position, applied)
             following, first, count, length = pack.unpack(
                 entries, position, self.blocks, self.last_block_bytes, self._secret, span, self._found
             )
@@ -413,7 +422,7 @@ class TargetDisk:
             applied.written_bytes += length
             return following
         content = self._block[:size]
-        self.disk.read(block * BLOCK_BYTES, content)
+        self._read(block, content)
         if self.elsewhere is not None:
             self.elsewhere.displace_sectors(block, content, sectors)
         following, matches = pack.unpack_patch(
@@ -432,6 +441,31 @@ class TargetDisk:
             self.elsewhere.learn(block * BLOCK_BYTES, content, final=True)
         self._note(block, bytes(entries[position + 16 : position + 32]), applied)
         applied.written_bytes += end - start
+        return following
+
+    def _read(self, block: int, content: memoryview) -> None:
+        """`content` is what the block holds.
+
+        Nobody but us has written to a disk that was empty: where nothing was written, nothing has to be read. To read
+        what a file has no data for takes pages for it, and for what the kernel thinks will be read next.
+        """
+        if self._born_empty and self.known and self.digests.read(block, 1) == ZERO_DIGEST:
+            zero_memory(content)
+        else:
+            self.disk.read(block * BLOCK_BYTES, content)
+
+    def _apply_stored(self, disk: LinearDisk, entries: memoryview, position: int, applied: Applied) -> int:
+        """As `_apply_next`, of whole blocks that are stored as they are: they are written from where they lie."""
+        following, first, count = pack.prove(
+            entries, position, self.blocks, self.last_block_bytes, self._secret, self._found
+        )
+        begins = range(position + _HEADER_BYTES, following, _HEADER_BYTES + BLOCK_BYTES)
+        self._keep(first, count)
+        disk.write_blocks(
+            first * BLOCK_BYTES, [entries[at : min(at + BLOCK_BYTES, following)] for at in begins]
+        )
+        self._note(first, bytes(self._found[: count * DIGEST_BYTES]), applied)
+        applied.written_bytes += following - position - count * _HEADER_BYTES
         return following
 
     def _keep(self, first: int, count: int, sectors: int | None = None) -> None:

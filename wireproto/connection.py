@@ -13,7 +13,7 @@ from drcore.errors import HomewardError
 from drcore.limits import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX
 from drcore.record import Record
 from drcore.secret import Secret
-from wireproto.errors import MessageRefused, NotTheProtocol
+from wireproto.errors import LimitExceeded, MessageRefused, NotTheProtocol
 from wireproto.frame import (
     HEADER_BYTES,
     SEAL_BYTES_MAX,
@@ -101,7 +101,7 @@ class Greeted(Record):
     message: Hello | Welcome
 
 
-class Received(Record):
+class Received(Record, often=True):
     """A sealed message was opened. Views in it are valid until the next bytes are fed."""
 
     stream: int
@@ -145,6 +145,8 @@ class Connection:
         self._filled = 0
         self.place: Callable[[int], memoryview] = lambda size: self._wire
         """Where a sealed frame of so many bytes goes that is lent until the next one."""
+        self.frame_bytes = FRAME_BYTES_MAX
+        """A frame has at most so many bytes, either way; set before the handshake."""
 
     # Handshake
 
@@ -193,6 +195,11 @@ class Connection:
     # Sending
 
     @property
+    def plain_bytes_max(self) -> int:
+        """The longest message."""
+        return self.frame_bytes - SEAL_BYTES_MAX
+
+    @property
     def established(self) -> bool:
         """Keys are there: what is sent from now on is sealed."""
         return bool(self._sealers)
@@ -229,6 +236,8 @@ class Connection:
         following = legal.get(self._sending, {}).get(kind)
         assert following is not None, f"{kind.name} may not be sent while {self._sending.value}"
         assert (stream == SESSION_STREAM) == (kind in ON_SESSION_STREAM)
+        if len(plain) > self.plain_bytes_max:
+            raise LimitExceeded(field="message bytes", value=len(plain), limit=self.plain_bytes_max)
         into = self.place(len(plain) + SEAL_BYTES_MAX)
         self._sending = following
         return into[: self._sealers[stream].seal(plain, into, now)]
@@ -261,7 +270,7 @@ class Connection:
         if self._header is None:
             if self._filled < HEADER_BYTES:
                 return []
-            header = decode_header(self._head)
+            header = decode_header(self._head, self.frame_bytes)
             if header.length > len(self._body):
                 raise NotTheProtocol(reason="a large frame before the proof")
             self._header, self._filled = header, 0
@@ -323,6 +332,6 @@ class Connection:
         if (header.stream == SESSION_STREAM) != (kind in ON_SESSION_STREAM):
             raise MessageRefused(reason=f"{kind.name} in stream {header.stream}")
         if self._receiving is Phase.PROVING:
-            self._resize(FRAME_BYTES_MAX)
+            self._resize(self.frame_bytes)
         self._receiving = following
         return Received(header.stream, header.sequence, message, size)

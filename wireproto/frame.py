@@ -52,7 +52,7 @@ class FrameClass(IntEnum):
     REFUSAL = 3
 
 
-class Header(Record):
+class Header(Record, often=True):
     """The clear header of one frame."""
 
     frame_class: FrameClass
@@ -69,8 +69,10 @@ class Header(Record):
         )
 
 
-def decode_header(data: bytes | memoryview) -> Header:
+def decode_header(data: bytes | memoryview, frame_bytes: int = FRAME_BYTES_MAX) -> Header:
     """The header that stands in the first 24 bytes of `data`, every field within its limit.
+
+    `frame_bytes` are the most that a frame may have.
 
     Errors: `NotTheProtocol` (HW-WIRE-004), `LimitExceeded` (HW-WIRE-005). The version is not judged here.
     """
@@ -79,7 +81,7 @@ def decode_header(data: bytes | memoryview) -> Header:
         raise NotTheProtocol(reason=f"the bytes {bytes(magic).hex()}")
     if frame_class not in (1, 2, 3):
         raise NotTheProtocol(reason=f"frame class {frame_class}")
-    limit = FRAME_BYTES_MAX - HEADER_BYTES if frame_class == FrameClass.SEALED else HANDSHAKE_BYTES_MAX
+    limit = frame_bytes - HEADER_BYTES if frame_class == FrameClass.SEALED else HANDSHAKE_BYTES_MAX
     if length > limit:
         raise LimitExceeded(field="frame length", value=length, limit=limit)
     if stream >= STREAMS_MAX:
@@ -105,8 +107,6 @@ class StreamSealer:
         A new epoch begins by itself after 64 GiB, 2^24 frames or one hour.
         """
         size = len(plain)
-        if size > PLAIN_BYTES_MAX:
-            raise LimitExceeded(field="message bytes", value=size, limit=PLAIN_BYTES_MAX)
         if self._epoch_since is None:
             self._epoch_since = now
         if (
@@ -121,7 +121,9 @@ class StreamSealer:
         start = HEADER_BYTES + (COMMITMENT_BYTES if self._epoch_frames == 0 else 0)
         end = start + size + TAG_BYTES
         length = end - HEADER_BYTES
-        header = Header(FrameClass.SEALED, self._stream, self._chain.epoch, self.sequence, length).encode()
+        header = _HEADER.pack(
+            MAGIC, VERSION, FrameClass.SEALED, self._stream, self._chain.epoch, self.sequence, length
+        )
         into[:HEADER_BYTES] = header
         if start != HEADER_BYTES:
             into[HEADER_BYTES:start] = keys.commitment

@@ -33,6 +33,9 @@ class Transport(Protocol):
 class Lending(Transport, Protocol):
     """A pipe whose memory is lent: frames are sealed into it and opened from it."""
 
+    frame_bytes: int
+    """A frame in it has at most so many bytes."""
+
     def room(self, size: int) -> memoryview:
         """`size` bytes, at most a frame, to be written and told of with `sent`; waits for them."""
         ...
@@ -75,6 +78,7 @@ class Link:
         self._lending = transport if isinstance(transport, Lending) else None
         if self._lending is not None:
             connection.place = self._room
+            connection.frame_bytes = self._lending.frame_bytes
         self._lock = lock
         self._monotonic = monotonic
         self.patient: Callable[[], bool] = bool

@@ -126,7 +126,7 @@ class Differ(Record):
     sectors: memoryview
 
 
-class Data(Record):
+class Data(Record, often=True):
     """Agent: `count` entries of new content (the layout is `_native.pack`'s)."""
 
     count: int
@@ -368,7 +368,7 @@ def encode(message: Message) -> list[bytes | memoryview]:
             return [_prefix(MessageType.MISSING, len(missing), found), _ASKED.pack(blocks), body]
 
 
-class _Raw(Record):
+class _Raw(Record, often=True):
     kind: MessageType
     flags: int
     level: int

@@ -17,12 +17,6 @@ static void store(uint8_t *at, size_t bytes, uint64_t value)
         at[i] = (uint8_t)(value >> (8 * i));
 }
 
-/* The bitmap of all sectors of a block of `block_bytes`. */
-static unsigned all_sectors(size_t block_bytes)
-{
-    return (1u << piece_count(block_bytes, SECTOR_BYTES)) - 1;
-}
-
 /* The bytes in the named sectors, all of which the block has. */
 static size_t payload_bytes(size_t block_bytes, unsigned sectors)
 {
@@ -109,6 +103,20 @@ static size_t compress(const uint8_t *raw, size_t length, pack_mode mode, uint8_
     return packed > 0 ? (size_t)packed : 0;
 }
 
+/* Writes the header of an entry whose payload of `stored` bytes is behind it; the frame goes on behind that. */
+static void end_entry(pack_frame *frame, uint64_t block, unsigned sectors, pack_codec codec, size_t stored,
+                       const uint8_t *digest)
+{
+    uint8_t *header = frame->bytes + frame->position;
+    store(header, 8, block);
+    store(header + 8, 2, sectors);
+    header[10] = (uint8_t)codec;
+    header[11] = 0;
+    store(header + 12, 4, stored);
+    memcpy(header + 16, digest, DIGEST_BYTES);
+    frame->position += PACK_HEADER_BYTES + stored;
+}
+
 uint64_t pack_span(const pack_source *source, uint64_t blocks, pack_mode mode, pack_frame *frame, uint64_t *gathered)
 {
     uint8_t scratch[BLOCK_BYTES];
@@ -121,22 +129,42 @@ uint64_t pack_span(const pack_source *source, uint64_t blocks, pack_mode mode, p
         size_t length = payload_bytes(block_bytes, sectors);
         if (frame->capacity - frame->position < PACK_HEADER_BYTES + length)
             break;
-        uint8_t *header = frame->bytes + frame->position, *payload = header + PACK_HEADER_BYTES;
+        uint8_t *payload = frame->bytes + frame->position + PACK_HEADER_BYTES;
         const uint8_t *raw = gather(block, block_bytes, sectors, scratch);
         size_t stored = compress(raw, length, mode, payload);
-        header[10] = stored > 0 ? PACK_LZ4 : PACK_STORED;
-        if (stored == 0) {
+        if (stored == 0)
             memcpy(payload, raw, length);
-            stored = length;
-        }
-        store(header, 8, source->first_block + i);
-        store(header + 8, 2, sectors);
-        header[11] = 0;
-        store(header + 12, 4, stored);
-        memcpy(header + 16, source->digests + i * DIGEST_BYTES, DIGEST_BYTES);
-        frame->position += PACK_HEADER_BYTES + stored;
+        end_entry(frame, source->first_block + i, sectors, stored > 0 ? PACK_LZ4 : PACK_STORED,
+                  stored > 0 ? stored : length, source->digests + i * DIGEST_BYTES);
         *gathered += length;
         blocks &= ~(UINT64_C(1) << i);
+    }
+    return blocks;
+}
+
+uint64_t pack_place(const pack_unread *source, uint64_t blocks, pack_frame *frame, pack_taken *taken)
+{
+    uint8_t scratch[BLOCK_BYTES];
+    memset(taken, 0, sizeof *taken);
+    for (size_t i = 0; i < SPAN_BLOCKS; i++) {
+        if (!(blocks >> i & 1))
+            continue;
+        size_t block_bytes = piece_bytes(source->length, BLOCK_BYTES, i);
+        uint8_t *block = frame->bytes + frame->position + PACK_HEADER_BYTES, *digest = source->digests + i * DIGEST_BYTES;
+        if (frame->capacity - frame->position < PACK_HEADER_BYTES + block_bytes)
+            break;
+        if (!place_read(source->place, i * BLOCK_BYTES, block, block_bytes))
+            break;
+        blocks &= ~(UINT64_C(1) << i);
+        if (!digest_piece(source->kernel, block, block_bytes, source->secret, digest))
+            continue;
+        unsigned sectors = filled_sectors(block, block_bytes);
+        size_t length = payload_bytes(block_bytes, sectors);
+        memmove(block, gather(block, block_bytes, sectors, scratch), length);
+        end_entry(frame, source->first_block + i, sectors, PACK_STORED, length, digest);
+        taken->blocks |= UINT64_C(1) << i;
+        taken->sectors += (uint64_t)__builtin_popcount(sectors);
+        taken->bytes += length;
     }
     return blocks;
 }
@@ -239,14 +267,20 @@ pack_status pack_unpack(const pack_disk *disk, const uint8_t *frame, size_t leng
             run->first_block = entry.block;
         if (!is_whole(disk, &entry) || entry.block - run->first_block != run->count)
             return PACK_OK;
+        if (run->bytes == NULL && entry.codec != PACK_STORED)
+            return PACK_OK;
         size_t block_bytes = block_bytes_of(disk, entry.block);
         if (run->capacity - run->length < block_bytes)
             return run->count == 0 ? PACK_NO_ROOM : PACK_OK;
-        uint8_t *to = run->bytes + run->length, digest[DIGEST_BYTES];
-        status = decode(&entry, to, block_bytes);
-        if (status != PACK_OK)
-            return status;
-        digest_piece(disk->kernel, to, block_bytes, disk->secret, digest);
+        const uint8_t *content = entry.payload;
+        uint8_t digest[DIGEST_BYTES];
+        if (run->bytes != NULL) {
+            status = decode(&entry, run->bytes + run->length, block_bytes);
+            if (status != PACK_OK)
+                return status;
+            content = run->bytes + run->length;
+        }
+        digest_piece(disk->kernel, content, block_bytes, disk->secret, digest);
         if (memcmp(digest, entry.digest, DIGEST_BYTES) != 0) {
             run->first_block = entry.block;
             return PACK_MISMATCH;

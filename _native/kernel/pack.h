@@ -12,13 +12,15 @@
  * The payload, decoded, is the named sectors one after the other; the disk's last sector may be short. LZ4 is only
  * used where it shrinks, so `stored` tells the codecs apart as well.
  *
- * All functions keep no state and may run in any number of threads; packing uses some 100 KiB of stack. A frame
- * comes from outside: nothing in it is used before it is checked, and nothing outside the buffers is touched.
+ * All functions keep no state and may run in any number of threads; all but pack_place are pure; packing uses some
+ * 100 KiB of stack. A frame comes from outside: nothing in it is used before it is checked, and nothing outside the
+ * buffers is touched.
  */
 #ifndef HOMEWARD_PACK_H
 #define HOMEWARD_PACK_H
 
 #include "digest.h"
+#include "place.h"
 
 #define PACK_HEADER_BYTES 32
 
@@ -70,6 +72,28 @@ int pack_bad_bitmap(const pack_source *source, uint64_t blocks);
  * uncompressed; answers the blocks still to do and adds to *gathered the payload before compression. */
 uint64_t pack_span(const pack_source *source, uint64_t blocks, pack_mode mode, pack_frame *frame, uint64_t *gathered);
 
+/* A span that nobody has read yet, in a file; the digests of the blocks that are read go to `digests`, 16 bytes for
+ * each block of the span. */
+typedef struct {
+    file_place place;
+    size_t length;
+    uint64_t first_block;
+    const digest_kernel *kernel;
+    const uint8_t *secret;
+    uint8_t *digests;
+} pack_unread;
+
+/* What was packed: blocks (bits), their sectors, the bytes of these. */
+typedef struct {
+    uint64_t blocks, sectors, bytes;
+} pack_taken;
+
+/* As pack_span, stored as they are, for blocks that are read into the frame where they belong. The target's are zero:
+ * a block that is zero is read and digested, and nothing else; of others filled_sectors are packed. Answers the blocks
+ * that were not read: where there is room for one, the first of them could not be, and why is for the caller to find
+ * out, who reads it in another way. */
+uint64_t pack_place(const pack_unread *source, uint64_t blocks, pack_frame *frame, pack_taken *taken);
+
 typedef struct {
     uint64_t block;
     unsigned sectors;
@@ -92,7 +116,7 @@ typedef struct {
 } pack_disk;
 
 typedef struct {
-    uint8_t *bytes;   /* at most a span of content */
+    uint8_t *bytes;   /* at most a span of content; NULL: nothing is decoded, and what is compressed ends the run */
     size_t capacity;
     uint8_t *digests; /* 16 bytes for each block that `capacity` holds, at most 64 */
     uint64_t first_block;

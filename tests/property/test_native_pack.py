@@ -3,6 +3,7 @@
 import random
 import secrets
 import struct
+import tempfile
 from dataclasses import dataclass
 
 import lz4.block
@@ -137,6 +138,69 @@ def test_packed_entries_hold_the_named_sectors(
         assert len(out) - position < needed
 
 
+def filled(content: bytes) -> int:
+    """The sectors with data, where they are at most half of them; else all."""
+    found = sum(1 << i for i in range(16) if any(content[i * SECTOR : (i + 1) * SECTOR]))
+    few = found and 2 * found.bit_count() <= whole(len(content)).bit_count()
+    return found if few else whole(len(content))
+
+
+@PLAIN
+@given(
+    kinds=st.lists(st.tuples(KINDS, BITMAP, st.booleans()), min_size=1, max_size=6),
+    last=st.integers(1, BLOCK),
+    first=st.integers(0, 2**40),
+    room=st.one_of(st.integers(0, 7 * BLOCK), st.just(8 * BLOCK)),
+    before=st.integers(0, 40),
+    start=st.integers(0, 5000),
+)
+def test_blocks_are_read_into_the_frame_as_they_would_be_packed(
+    kinds: list[tuple[str, int, bool]], last: int, first: int, room: int, before: int, start: int
+) -> None:
+    contents = []
+    for i, (kind, keep, _) in enumerate(kinds):
+        content = bytearray(block_of(kind, i, last if i == len(kinds) - 1 else BLOCK))
+        for sector in range(16):
+            if not keep >> sector & 1:
+                content[sector * SECTOR : (sector + 1) * SECTOR] = bytes(
+                    len(content[sector * SECTOR : (sector + 1) * SECTOR])
+                )
+        contents.append(bytes(content))
+    blocks = sum(1 << i for i, (_, _, wanted) in enumerate(kinds) if wanted)
+    out, digests = bytearray(b"\xaa" * (before + room)), bytearray(b"\xbb" * 16 * len(kinds))
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(start) + b"".join(contents))
+        file.flush()
+        length = sum(map(len, contents))
+        found = pack.pack_unread_place(
+            file.fileno(), start, length, first, blocks, SECRET, digests, out, before
+        )
+    left, position, packed, sectors, size = found
+    assert out[:before] == b"\xaa" * before
+    entries = decode(bytes(out[before:position]))
+    read = [i for i in range(len(kinds)) if blocks & ~left & 1 << i]
+    assert read == [i for i in range(len(kinds)) if blocks >> i & 1][: len(read)]
+    for i, content in enumerate(contents):
+        assert digests[16 * i : 16 * i + 16] == (digest_of(content) if i in read else b"\xbb" * 16)
+    sent = [i for i in read if any(contents[i])]
+    assert entries == [
+        Entry(
+            first + i,
+            filled(contents[i]),
+            0,
+            len(pick(contents[i], filled(contents[i]))),
+            digest_of(contents[i]),
+            pick(contents[i], filled(contents[i])),
+        )
+        for i in sent
+    ]
+    assert packed == sum(1 << i for i in sent)
+    assert sectors == sum(each.sectors.bit_count() for each in entries)
+    assert size == sum(each.stored for each in entries)
+    if left:
+        assert len(out) - position < 32 + len(contents[(left & -left).bit_length() - 1])
+
+
 @PLAIN
 @given(st.data())
 def test_runs_and_patches_bring_the_source_to_the_target(data: st.DataObject) -> None:
@@ -165,13 +229,23 @@ def test_runs_and_patches_bring_the_source_to_the_target(data: st.DataObject) ->
             runs[-1] = (runs[-1][0], runs[-1][1] + 1)
         else:
             runs.append((index, 1 if is_whole else 0))
-    out, digests = bytearray(b"\xaa" * 8 * BLOCK), bytearray(8 * 16)
+    out, digests, proofs = bytearray(b"\xaa" * 8 * BLOCK), bytearray(8 * 16), bytearray(64 * 16)
     position, seen = 0, []
     while position < len(frame):
-        index, sectors, _codec, _stored, following = pack.entry(frame, position)
+        index, sectors, codec, _stored, following = pack.entry(frame, position)
+        proved = pack.prove(frame, position, count, last, SECRET, proofs)
+        start = position
         position, first, found, length = pack.unpack(frame, position, count, last, SECRET, out, digests)
         assert first == index
         seen.append((first, found))
+        # What is proved where it lies is what would be unpacked, up to the first entry that is compressed.
+        assert proved[1] == first
+        assert proved[2] <= found
+        assert (proved[2] > 0) == (found > 0 and codec == 0)
+        stored = b"".join(each.payload for each in decode(frame[start : proved[0]]))
+        assert (stored, proofs[: 16 * proved[2]]) == (out[: len(stored)], digests[: 16 * proved[2]])
+        if proved[2] < found:
+            assert pack.entry(frame, proved[0])[2] == 1
         at = 0
         for i in range(first, first + found):
             target[i][:] = out[at : at + sizes[i]]
@@ -247,7 +321,7 @@ def test_a_spoilt_frame_is_refused_or_proved(round_: int) -> None:
     seed = secrets.randbits(64)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    canary = b"\xcc" * 64
+    canary, proofs = b"\xcc" * 64, bytearray(64 * 16)
     refused = 0
     for _ in range(40):
         frame = spoil(rng, sample_frame(rng))
@@ -260,6 +334,11 @@ def test_a_spoilt_frame_is_refused_or_proved(round_: int) -> None:
             while position < len(frame):
                 before = position
                 index, _, _, _, following = pack.entry(frame, position)
+                end, _, stored = pack.prove(frame, position, 8, 10000, SECRET, proofs)
+                for entry in decode(frame[position:end]):
+                    assert (entry.codec, digest_of(entry.payload)) == (0, entry.digest)
+                    stored -= 1
+                assert stored == 0
                 position, first, count, length = pack.unpack(
                     frame, position, 8, 10000, SECRET, out, memoryview(digests)[64:-64]
                 )

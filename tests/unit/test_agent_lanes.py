@@ -331,6 +331,7 @@ class Ledger:
     """The link and the disk of a lane: frames are taken at once and noted, with the time; every block holds ones."""
 
     transport = None
+    connection = Connection(is_agent=True, shared=Secret(bytes(32)))
 
     def __init__(self, clock: SharedClock, at_frame: Callable[[int], None]) -> None:
         self.gone: list[tuple[float, int]] = []

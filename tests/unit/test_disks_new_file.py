@@ -2,14 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from disks import catalogue
+from disks import backing, catalogue
 from disks.disk import Format
 from disks.errors import FlushFailed
-from disks.linear import lent
-from drcore.limits import LET_GO_BYTES_MAX, MIB, WRITE_PIECE_BYTES
+from disks.linear import LinearDisk, lent
+from drcore.limits import LET_GO_BYTES_MAX, MIB, RESERVED_BYTES_MIN, WRITE_PIECE_BYTES
+from drcore.units import BLOCK_BYTES
 
 SIZE = 8 * MIB
 
@@ -129,4 +131,53 @@ def test_nothing_is_let_go_of_that_is_not_durable(
         with pytest.raises(FlushFailed):
             lent(disk)  # a kernel that reads by itself learns of it, too
     assert calls == []
+    disk.close()
+
+
+class Library:
+    """The C library, of which one call is noted and may fail."""
+
+    def __init__(self, real: Any, answer: int) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+        self._answer = answer
+        self.sync_file_range = real.sync_file_range
+
+    def fallocate64(self, descriptor: int, mode: int, offset: int, length: int) -> int:
+        """The file does not grow by it."""
+        self.asked.append((mode, offset, length))
+        return self._answer
+
+
+@pytest.mark.parametrize("answer", [0, -1])
+def test_room_is_made_before_a_large_write_to_a_new_file(
+    tmp_path: Path, answer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(backing._libc(), answer)
+    disk = catalogue.create(tmp_path / "new.raw", Format.RAW, SIZE)
+    assert isinstance(disk, LinearDisk)
+    monkeypatch.setattr(backing, "_libc", lambda: library)
+    content = os.urandom(2 * MIB)
+    blocks = [memoryview(content)[at : at + BLOCK_BYTES] for at in range(0, MIB, BLOCK_BYTES)]
+    disk.write(0, memoryview(content)[: RESERVED_BYTES_MIN - 1])
+    disk.write_blocks(MIB, blocks)
+    disk.write(3 * MIB, memoryview(content))
+    wanted = [(1, MIB, MIB), (1, 3 * MIB, 2 * MIB)]
+    assert library.asked == (wanted if answer == 0 else wanted[:1]), "who cannot is not asked again"
+    found = bytearray(SIZE)
+    disk.read(0, memoryview(found))
+    disk.close()
+    small = content[: RESERVED_BYTES_MIN - 1]
+    assert found == small + bytes(MIB - len(small)) + content[:MIB] + bytes(MIB) + content + bytes(3 * MIB)
+    old = catalogue.open_target(tmp_path / "new.raw", Format.RAW)
+    old.write(0, memoryview(content))
+    old.close()
+    assert len(library.asked) <= len(wanted), "a file that was there has its place, or keeps its holes"
+
+
+def test_room_is_taken_for_what_is_written_and_no_more(tmp_path: Path) -> None:
+    disk = catalogue.create(tmp_path / "new.raw", Format.RAW, SIZE)
+    disk.write(MIB, memoryview(os.urandom(MIB)))
+    disk.flush()
+    status = (tmp_path / "new.raw").stat()
+    assert (status.st_size, disk.allocated_bytes()) == (SIZE, MIB)
     disk.close()

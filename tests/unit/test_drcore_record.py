@@ -20,6 +20,13 @@ class Pair(Record):
         return 2 * self.first
 
 
+class Often(Record, often=True):
+    """As `Pair`, with an `__init__` of its own."""
+
+    first: int
+    second: str = "none"
+
+
 class Nothing(Record):
     """No fields."""
 
@@ -49,9 +56,33 @@ def test_fields_come_by_place_by_name_or_by_default() -> None:
     [((), {}), ((1, "a", 2), {}), ((1,), {"third": 1}), ((1,), {"first": 1}), ((), {"second": "a"})],
 )
 def test_wrong_fields_are_refused_as_by_a_dataclass(values: tuple[Any, ...], named: dict[str, Any]) -> None:
-    for kind in (Pair, Model):
+    for kind in (Pair, Often, Model):
         with pytest.raises(TypeError):
             kind(*values, **named)
+
+
+class OftenChanging(Changing, often=True):
+    """Both kinds of defaults."""
+
+    names: list[str] = made(factory=list)
+    count: int = 3
+
+
+def test_those_of_which_many_are_made_are_made_alike() -> None:
+    one = Often(1)
+    assert one == Often(1, "none") == Often(first=1) == Often(second="none", first=1)
+    assert (Often(3, "x").first, Often(3, "x").second, one != Often(2)) == (3, "x", True)
+    assert one.but(second="y") == Often(1, "y")
+    with pytest.raises(AttributeError, match="does not change"):
+        one.first = 2  # type: ignore[misc]
+    assert not hasattr(one, "__dict__")
+    match one:
+        case Often(first, second):
+            assert (first, second) == (1, "none")
+    left, right = OftenChanging(), OftenChanging()
+    left.names.append("a")
+    left.count += 1
+    assert (left, right) == (OftenChanging(["a"], 4), OftenChanging([], 3))
 
 
 def test_a_record_does_not_change() -> None:

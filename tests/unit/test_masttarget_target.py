@@ -154,7 +154,7 @@ def test_an_older_session_changes_nothing(tmp_path: Path) -> None:
 def test_a_take_over_waits_for_the_write_in_flight(tmp_path: Path) -> None:
     disk = MemoryDisk(2 * BLOCK_BYTES)
     target = target_of(disk, tmp_path, empty=True)
-    disk.write(0, memoryview(block_of(1)))
+    target.apply(entries(0, block_of(1)), SESSION, GENERATION)
     reading, go_on = threading.Event(), threading.Event()
 
     def stall(offset: int) -> None:
@@ -174,6 +174,34 @@ def test_a_take_over_waits_for_the_write_in_flight(tmp_path: Path) -> None:
     taker.join(10)
     assert target.session == SESSION + 1
     assert disk.blocks[0] == new
+
+
+def test_what_was_never_written_of_an_empty_disk_is_not_read(tmp_path: Path) -> None:
+    disk = MemoryDisk(3 * BLOCK_BYTES)
+    target = target_of(disk, tmp_path, empty=True)
+    new = bytes(4096) + block_of(5)[:8192] + bytes(BLOCK_BYTES - 12288)
+    applied = target.apply(entries(1, new, 0b110), SESSION, GENERATION)
+    assert disk.bytes_read == 0
+    assert (disk.blocks[1], applied.written_bytes, applied.mismatched) == (new, 8192, [])
+    newer = block_of(6)[:4096] + new[4096:]
+    target.apply(entries(1, newer, 1), SESSION, GENERATION)
+    assert disk.bytes_read == BLOCK_BYTES, "what was written is read, and proved with what is laid over it"
+    assert disk.blocks[1] == newer
+
+
+def test_an_empty_disk_that_is_doubted_is_read(tmp_path: Path) -> None:
+    """A write that failed may have left anything, though the map has no digest for it."""
+    disk = MemoryDisk(2 * BLOCK_BYTES)
+    target = target_of(disk, tmp_path, empty=True)
+    disk.fails["write"] = WRITE_FAILED
+    with pytest.raises(WriteFailed):
+        target.apply(entries(0, block_of(1)), SESSION, GENERATION)
+    disk.fails.clear()
+    disk.write(0, memoryview(block_of(1)))
+    target.take_over(SESSION + 1)
+    new = block_of(2)[:4096] + bytes(BLOCK_BYTES - 4096)
+    applied = target.apply(entries(0, new, 1), SESSION + 1, GENERATION)
+    assert applied.mismatched == [0]
 
 
 def test_after_a_failed_write_the_map_is_not_trusted(tmp_path: Path) -> None:

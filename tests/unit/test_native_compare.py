@@ -65,6 +65,28 @@ def test_the_peers_digests_must_fit_the_bitmap() -> None:
         compare.sector_bitmaps(bytes(BLOCK), bytes(16), 1, bytes(256), bytearray(2))
 
 
+def test_filled_sectors_are_those_with_data_or_all() -> None:
+    def filled(*sectors: int, size: int = BLOCK) -> int:
+        span = bytearray(BLOCK + size)
+        for sector in sectors:
+            span[BLOCK + min((sector + 1) * SECTOR, size) - 1] = 1
+        out = bytearray(b"\xee" * 4)
+        compare.filled_sectors(span, 2, out)
+        assert out[:2] == b"\xee\xee", "what was not asked for is left alone"
+        return int.from_bytes(out[2:], "little")
+
+    assert filled(3) == 1 << 3
+    assert filled(*range(0, 16, 2)) == 0x5555
+    assert filled(*range(9)) == filled() == 0xFFFF
+    assert filled(1, size=2 * SECTOR + 5) == 0b010
+    assert filled(0, 2, size=2 * SECTOR + 5) == 0b111
+    assert filled(0, size=1) == 1
+    with pytest.raises(ValueError, match="out has"):
+        compare.filled_sectors(bytes(BLOCK), 1, bytearray(4))
+    with pytest.raises(ValueError, match="names blocks beyond"):
+        compare.filled_sectors(bytes(BLOCK), 2, bytearray(2))
+
+
 def test_sectors_that_a_short_block_lacks_never_differ() -> None:
     out = bytearray(2)
     compare.sector_bitmaps(bytes(SECTOR + 1), SECRET, 1, b"\xff" * 256, out)

@@ -221,6 +221,60 @@ def test_a_digest_with_another_secret_does_not_match() -> None:
         pack.unpack(frame_of(), 0, 1, BLOCK, bytes(192), bytearray(BLOCK), bytearray(16))
 
 
+def placed(
+    descriptor: int = -1,
+    first: int = 0,
+    length: int = 2 * BLOCK,
+    first_block: int = 0,
+    blocks: int = 3,
+    secret: bytes = SECRET,
+    out_digests: bytearray | None = None,
+    out: bytearray | None = None,
+    position: int = 0,
+) -> tuple[int, int, int, int, int]:
+    return pack.pack_unread_place(
+        descriptor,
+        first,
+        length,
+        first_block,
+        blocks,
+        secret,
+        bytearray(64 * 16) if out_digests is None else out_digests,
+        bytearray(3 * BLOCK) if out is None else out,
+        position,
+    )
+
+
+def test_what_cannot_be_read_into_a_frame_is_left_to_the_caller(tmp_path: Path) -> None:
+    assert placed() == (3, 0, 0, 0, 0), "a descriptor that is none"
+    path = tmp_path / "short"
+    path.write_bytes(NOISE + TEXT[:-1])
+    with path.open("rb") as file:
+        digests, out = bytearray(64 * 16), bytearray(3 * BLOCK)
+        left, position, done, sectors, length = placed(file.fileno(), out_digests=digests, out=out)
+    assert (left, position, done, sectors, length) == (2, 32 + BLOCK, 1, 16, BLOCK)
+    assert bytes(out[:position]) == frame_of()
+    assert digests[:32] == digests_of(NOISE) + bytes(16)
+
+
+def test_content_that_is_stored_is_proved_where_it_lies() -> None:
+    frame = frame_of(block=1) + frame_of(block=2) + packed(TEXT, ALWAYS, first=3)
+    digests = bytearray(64 * 16)
+    end = 2 * (32 + BLOCK)
+    assert pack.prove(frame, 0, 4, BLOCK, SECRET, digests) == (end, 1, 2)
+    assert digests[:32] == 2 * digests_of(NOISE)
+    assert pack.prove(frame, end, 4, BLOCK, SECRET, digests) == (end, 3, 0), "compressed"
+    assert (
+        pack.prove(frame_of(1, 1, stored=SECTOR, payload=NOISE[:SECTOR]), 0, 4, BLOCK, SECRET, digests)[2]
+        == 0
+    )
+    with pytest.raises(pack.Mismatch) as caught:
+        pack.prove(frame_of(block=1) + frame_of(block=2, payload=TEXT), 0, 4, BLOCK, SECRET, digests)
+    assert caught.value.block == 2
+    with pytest.raises(pack.Malformed, match=f"byte {BLOCK + 32} "):
+        pack.prove(frame_of(block=1) + frame_of(block=4), 0, 4, BLOCK, SECRET, digests)
+
+
 REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("a disk without blocks", lambda: unpacked(frame_of(), 0)),
     ("the last block of a disk", lambda: unpacked(frame_of(), 4, 0)),
@@ -243,6 +297,16 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("names blocks beyond", lambda: pack.pack(NOISE, 0, 2, b"\1\0", bytes(16), bytearray(9), 0, 0)),
     ("the sectors of block 7", lambda: pack.pack(NOISE, 7, 1, b"\0\0", bytes(16), bytearray(9), 0, 0)),
     ("the sectors of block 7", lambda: pack.pack(b"x", 7, 1, b"\3\0", bytes(16), bytearray(9), 0, 0)),
+    ("out_digests has", lambda: pack.prove(b"", 0, 1, 1, SECRET, bytearray(64 * 16 - 1))),
+    ("is beyond the 0 bytes", lambda: pack.prove(b"", 1, 1, 1, SECRET, bytearray(64 * 16))),
+    ("a secret has", lambda: pack.prove(b"", 0, 1, 1, b"", bytearray(64 * 16))),
+    ("out_digests has", lambda: placed(out_digests=bytearray(31))),
+    ("is beyond the 9 bytes", lambda: placed(out=bytearray(9), position=10)),
+    ("a secret has", lambda: placed(secret=b"")),
+    ("names blocks beyond", lambda: placed(blocks=4)),
+    ("a span has at most", lambda: placed(length=64 * BLOCK + 1)),
+    ("within the first 4 EiB", lambda: placed(first=2**63)),
+    ("beyond the end of any disk", lambda: placed(first_block=2**64 - 1)),
     ("beyond the end of any disk", lambda: pack.pack(b"", 2**64 - 1, 0, b"", b"", bytearray(), 0, 0)),
 ]
 

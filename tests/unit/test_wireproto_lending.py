@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from drcore.limits import FRAME_BYTES_MAX
+from drcore.limits import SHARED_FRAME_BYTES_MAX
 from drcore.secret import Secret
 from homeward import shared_pipe
 from homeward.shared_pipe import SharedPipe, SharedPipes
 from wireproto.connection import SESSION_STREAM, Connection, Greeted, Received
-from wireproto.errors import ConnectionLost, FrameRefused
+from wireproto.errors import ConnectionLost, FrameRefused, LimitExceeded
 from wireproto.frame import PLAIN_BYTES_MAX
 from wireproto.handshake import DiskOffer, Hello, Purpose
 from wireproto.link import Link
@@ -55,16 +55,28 @@ def entries_of(link: Link) -> bytes:
     return bytes(event.message.entries)
 
 
+def test_a_frame_that_is_too_long_is_refused_before_it_takes_room(
+    pipes: tuple[SharedPipe, SharedPipe],
+) -> None:
+    agent, target = linked(pipes)
+    with pytest.raises(LimitExceeded):
+        agent.send_data(1, 1, memoryview(bytearray(agent.connection.plain_bytes_max + 1)))
+    agent.send_data(1, 1, memoryview(bytearray(PREFIX_BYTES) + b"next"))
+    assert entries_of(target) == b"next"
+
+
 def test_frames_of_all_sizes_pass_many_times_around_the_ring(pipes: tuple[SharedPipe, SharedPipe]) -> None:
     agent, target = linked(pipes)
-    sizes = [1, 1000, PLAIN_BYTES_MAX - PREFIX_BYTES, 65_536, 300_001] * 6
+    longest = agent.connection.plain_bytes_max
+    assert longest > PLAIN_BYTES_MAX, "more than two machines may send each other"
+    sizes = [1, 1000, longest - PREFIX_BYTES, 65_536, 300_001] * 6
 
     def send() -> None:
         for number, size in enumerate(sizes):
             frame = memoryview(bytearray(PREFIX_BYTES) + bytes([number]) * size)
             sequence, length = agent.send_data(1, 1, frame)
             assert sequence == number
-            assert size < length <= FRAME_BYTES_MAX
+            assert size < length <= SHARED_FRAME_BYTES_MAX
 
     sending = threading.Thread(target=send)
     sending.start()
