@@ -52,9 +52,9 @@ def sector_bitmaps(data: Buffer, secret: Buffer, blocks: int, digests: Buffer, o
     `digest_sectors` writes them. Sectors that a short last block lacks never differ.
     """
 
-def filled_sectors(data: Buffer, blocks: int, out: Buffer) -> None:
-    """`out[2 * i]` has, for each block i of the span that `blocks` names, the bitmap of the sectors that hold data.
+def filled_sectors(data: Buffer, blocks: int, out: Buffer) -> int:
+    """`out[2 * i]` has, for each block i of the span that `blocks` names, the bitmap of its sectors that are not zero.
 
-    All that the block has where these are more than half, or none. Raises ValueError: `out` has not 2 bytes for each
+    Returns how many these are. ValueError: `out` has not 2 bytes for each
     block of the span, or `blocks` names others.
     """

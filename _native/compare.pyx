@@ -28,7 +28,7 @@ cdef extern from "compare.h" nogil:
         COMPARE_PIECE_BYTES
     uint64_t compare_files(file_place source, file_place target, uint64_t length, uint8_t *work,
                            uint8_t *bitmaps, compare_totals *totals)
-    void compare_filled(const uint8_t *span, size_t length, uint64_t blocks, uint8_t *bitmaps)
+    uint64_t compare_filled(const uint8_t *span, size_t length, uint64_t blocks, uint8_t *bitmaps)
     void compare_sector_digests(const digest_kernel *kernel, const uint8_t *span, size_t length, uint64_t blocks,
                                 const uint8_t *secret, const uint8_t *digests, uint8_t *bitmaps)
 
@@ -139,5 +139,7 @@ def filled_sectors(const uint8_t[::1] data not None, uint64_t blocks, uint8_t[::
     check_bytes("out", out.shape[0], 2 * span_blocks(length, blocks))
     cdef const uint8_t *span = start(data)
     cdef uint8_t *bitmaps = start_out(out)
+    cdef uint64_t filled
     with nogil:
-        compare_filled(span, length, blocks, bitmaps)
+        filled = compare_filled(span, length, blocks, bitmaps)
+    return filled

@@ -59,6 +59,7 @@ cdef extern from "pack.h" nogil:
         const uint8_t *secret
         const digest_kernel *kernel
     ctypedef struct pack_run:
+        bool_c in_place
         uint8_t *bytes
         size_t capacity
         uint8_t *digests
@@ -186,6 +187,7 @@ def unpack(const uint8_t[::1] frame not None, size_t position, uint64_t disk_blo
     cdef const uint8_t *first = start(frame)
     cdef size_t length = frame.shape[0]
     check_position(position, length)
+    run.in_place = False
     run.bytes = start_out(out)
     run.capacity = out.shape[0]
     check_at_least("out_digests", out_digests.shape[0],
@@ -210,6 +212,7 @@ def prove(const uint8_t[::1] frame not None, size_t position, uint64_t disk_bloc
     cdef size_t length = frame.shape[0]
     check_position(position, length)
     check_at_least("out_digests", out_digests.shape[0], DIGEST_BYTES * SPAN_BLOCKS)
+    run.in_place = True
     run.bytes = NULL
     run.capacity = SPAN_BLOCKS * BLOCK_BYTES
     run.digests = start_out(out_digests)

@@ -41,6 +41,8 @@ SECTOR_DIGESTS_BYTES = BLOCK_SECTORS * DIGEST_BYTES
 REFERENCE_BLOCKS = 256
 """Blocks in a frame of references: it brings 16 MiB about, as much as the master target makes durable at once."""
 REFERENCE_BYTES = 32 + SECTOR_DIGESTS_BYTES
+DENSE = 0.9
+"""The share of sectors with data from which on blocks that are zero at the target go whole."""
 PIECE_BLOCKS = 8
 """Blocks that are read and hashed at once: 512 KiB, a core's second-level cache."""
 LINGER_SECONDS = 0.004
@@ -414,12 +416,22 @@ class Lane:
             short = (1 << parts(len(span) % BLOCK_BYTES, SECTOR_BYTES)) - 1
             out[2 * last : 2 * last + 2] = short.to_bytes(2, "little")
         if order.fresh:
-            compare.filled_sectors(span, order.fresh, out[: 2 * parts(len(span), BLOCK_BYTES)])
+            _leave_zeroes_out(span, order.fresh, out)
         if order.patched:
             found = memoryview(bytearray(2 * order.patched.bit_count()))
             compare.sector_bitmaps(span, source.secret, order.patched, order.sectors, found)
             _spread(found, order.patched, out)
         return out
+
+
+def _leave_zeroes_out(span: memoryview, fresh: int, out: memoryview) -> None:
+    """Of blocks that are zero at the target, only the sectors that are not zero here, where that is worth it."""
+    found = memoryview(bytearray(2 * parts(len(span), BLOCK_BYTES)))
+    if compare.filled_sectors(span, fresh, found) >= DENSE * BLOCK_SECTORS * fresh.bit_count():
+        return  # mostly data: whole blocks are unpacked in long runs
+    for start, count in bit_runs(fresh):
+        place = slice(2 * start, 2 * (start + count))
+        _place(found[place], out[place])
 
 
 def _count(blocks: int, sectors: memoryview) -> int:

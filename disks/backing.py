@@ -38,6 +38,8 @@ FALLOC_FL_ZERO_RANGE: Final = 0x10
 DEVICE_ALIGNMENT: Final = 4096  # no smaller than the logical block of any disk
 ZEROES: Final = bytes(ZEROES_BYTES)
 SYNC_FILE_RANGE_WRITE: Final = 0x02  # linux/fs.h
+EXT_SUPER_MAGIC: Final = 0xEF53  # linux/magic.h
+STATFS_BYTES_MAX: Final = 256  # struct statfs has 120 on 64-bit machines, and begins with the magic
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV, errno.ENOTTY)
@@ -73,7 +75,8 @@ class Backing:
         self.size = _device_bytes(descriptor) if self.device else status.st_size
         self._failure: str | None = None
         self._unsent = 0
-        self._new = self._reserves = new
+        self._new = new
+        self._reserves = None if new else False
         self._written_end = self._flushed_end = 0
         self._punches = True
         self._zero_ranges = True
@@ -138,8 +141,12 @@ class Backing:
 
     def _reserve(self, offset: int, length: int) -> None:
         """The file system has room for what is about to be written, found in one step instead of page by page."""
-        wanted = self._reserves and length >= RESERVED_BYTES_MIN
-        if wanted and _libc().fallocate64(self.descriptor, FALLOC_FL_KEEP_SIZE, offset, length) != 0:
+        if self._reserves is False or length < RESERVED_BYTES_MIN:
+            return
+        if self._reserves is None:
+            # Nowhere else: btrfs never again compresses a file of which something was reserved.
+            self._reserves = _is_ext(self.descriptor)
+        if self._reserves and _libc().fallocate64(self.descriptor, FALLOC_FL_KEEP_SIZE, offset, length) != 0:
             self._reserves = False  # whether anything is wrong the write will say
 
     def _put(self, offset: int, data: memoryview) -> None:
@@ -360,6 +367,17 @@ def _device_bytes(descriptor: int) -> int:
     return int(size)
 
 
+def _is_ext(descriptor: int) -> bool:
+    """Whether the file lies on ext2, ext3 or ext4."""
+    import ctypes  # as in _libc
+
+    status = ctypes.create_string_buffer(STATFS_BYTES_MAX)
+    if _libc().fstatfs(descriptor, status) != 0:
+        return False
+    (kind,) = struct.unpack_from("@l", status.raw)
+    return bool(kind == EXT_SUPER_MAGIC)
+
+
 @cache
 def _libc() -> Any:
     """The C library: Python's os has neither fallocate with a mode nor renameat2."""
@@ -370,6 +388,8 @@ def _libc() -> Any:
     library.fallocate64.restype = ctypes.c_int
     library.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     library.sync_file_range.restype = ctypes.c_int
+    library.fstatfs.argtypes = [ctypes.c_int, ctypes.c_char_p]
+    library.fstatfs.restype = ctypes.c_int
     library.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
     library.renameat2.restype = ctypes.c_int
     return library

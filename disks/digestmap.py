@@ -63,7 +63,10 @@ class DigestMap:
         if self._memory is not None:
             self._memory[start : start + len(digests)] = digests
         else:
-            os.pwrite(self._file, digests, start)
+            left = memoryview(digests)
+            while left:  # of a file system that is full the kernel says so only when nothing of it fits
+                taken = os.pwrite(self._file, left, start)
+                left, start = left[taken:], start + taken
 
     def clear(self, first: int, count: int) -> None:
         """The digests of `count` blocks from `first` on are the zero digest."""

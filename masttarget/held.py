@@ -13,7 +13,7 @@ from wireproto.connection import Received
 from wireproto.messages import Data
 
 _FRAMES_MAX: Final = 4
-"""Frames of a lane: four megabytes for one flush, which is more than it costs."""
+"""Frames of a lane: four megabytes (eight within a machine) for one flush, which is more than it costs."""
 
 
 class Room:

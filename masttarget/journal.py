@@ -40,7 +40,7 @@ UNDO_MARK_STREAM: Final = 0xFFFF
 """The stream of a record that is no frame: the retention journal was durable up to segment (in the place of the
 session) and byte (of the sequence) before the frames of the same group were written."""
 APPLIED_BYTES_MAX: Final = 1024 * 1024
-"""Of one record: a data frame of 1 MiB changes at most 4,096 blocks, 32 bytes each when none are neighbours."""
+"""Of one record: a data frame changes at most 4,096 blocks (RANGES_MAX), 32 bytes each when none are neighbours."""
 
 
 class CleanClose(Record):

@@ -394,15 +394,22 @@ class TargetDisk:
             self._pristine = False
             self._expect(_changes(data.entries))
             try:
+                left = data.count
                 while position < len(data.entries):
-                    position = self._apply_next(data.entries, position, span, applied)
+                    position, blocks = self._apply_next(data.entries, position, span, applied)
+                    left -= blocks
+                if left:
+                    raise DataMalformed(reason=f"{data.count} entries told where {data.count - left} are")
             except pack.Mismatch as error:
                 raise BlockRefused(block=error.block) from error
             except pack.Malformed as error:
                 raise DataMalformed(reason=str(error)) from error
         return applied
 
-    def _apply_next(self, entries: memoryview, position: int, span: memoryview, applied: Applied) -> int:
+    def _apply_next(
+        self, entries: memoryview, position: int, span: memoryview, applied: Applied
+    ) -> tuple[int, int]:
+        """The run of whole blocks at `position`, or the patched one; answers where the next is, and how many it was."""
         block, sectors, codec, _, following = pack.entry(entries, position)
         if block >= self.blocks:
             raise DataMalformed(reason=f"block {block} of a disk of {self.blocks} blocks")
@@ -420,7 +427,7 @@ class TargetDisk:
                 self.elsewhere.learn(first * BLOCK_BYTES, span[:length], final=True)
             self._note(first, bytes(self._found[: count * DIGEST_BYTES]), applied)
             applied.written_bytes += length
-            return following
+            return following, count
         content = self._block[:size]
         self._read(block, content)
         if self.elsewhere is not None:
@@ -431,7 +438,7 @@ class TargetDisk:
         if not matches:
             applied.mismatched.append(block)
             self.mismatched.add(block)
-            return following
+            return following, 1
         # Only from the first to the last sector that changed: what lies between is what was read.
         begin = (sectors & -sectors).bit_length() - 1
         start, end = begin * 4096, min(sectors.bit_length() * 4096, size)
@@ -441,7 +448,7 @@ class TargetDisk:
             self.elsewhere.learn(block * BLOCK_BYTES, content, final=True)
         self._note(block, bytes(entries[position + 16 : position + 32]), applied)
         applied.written_bytes += end - start
-        return following
+        return following, 1
 
     def _read(self, block: int, content: memoryview) -> None:
         """`content` is what the block holds.
@@ -454,7 +461,9 @@ class TargetDisk:
         else:
             self.disk.read(block * BLOCK_BYTES, content)
 
-    def _apply_stored(self, disk: LinearDisk, entries: memoryview, position: int, applied: Applied) -> int:
+    def _apply_stored(
+        self, disk: LinearDisk, entries: memoryview, position: int, applied: Applied
+    ) -> tuple[int, int]:
         """As `_apply_next`, of whole blocks that are stored as they are: they are written from where they lie."""
         following, first, count = pack.prove(
             entries, position, self.blocks, self.last_block_bytes, self._secret, self._found
@@ -466,7 +475,7 @@ class TargetDisk:
         )
         self._note(first, bytes(self._found[: count * DIGEST_BYTES]), applied)
         applied.written_bytes += following - position - count * _HEADER_BYTES
-        return following
+        return following, count
 
     def _keep(self, first: int, count: int, sectors: int | None = None) -> None:
         """What the blocks, or the sectors (bits) of one, hold now can be gone back to, whatever happens."""

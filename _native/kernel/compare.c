@@ -123,9 +123,15 @@ void compare_sector_digests(const digest_kernel *kernel, const uint8_t *span, si
     }
 }
 
-void compare_filled(const uint8_t *span, size_t length, uint64_t blocks, uint8_t *bitmaps)
+uint64_t compare_filled(const uint8_t *span, size_t length, uint64_t blocks, uint8_t *bitmaps)
 {
-    for (size_t i = 0; i < SPAN_BLOCKS; i++)
-        if (blocks >> i & 1)
-            store16(bitmaps + i * 2, filled_sectors(span + i * BLOCK_BYTES, piece_bytes(length, BLOCK_BYTES, i)));
+    uint64_t filled = 0;
+    for (size_t i = 0; i < SPAN_BLOCKS; i++) {
+        if (!(blocks >> i & 1))
+            continue;
+        unsigned sectors = filled_sectors(span + i * BLOCK_BYTES, piece_bytes(length, BLOCK_BYTES, i));
+        store16(bitmaps + i * 2, sectors);
+        filled += (uint64_t)__builtin_popcount(sectors);
+    }
+    return filled;
 }

@@ -47,7 +47,8 @@ uint64_t compare_files(file_place source, file_place target, uint64_t length, ui
 void compare_sector_digests(const digest_kernel *kernel, const uint8_t *span, size_t length, uint64_t blocks,
                             const uint8_t *secret, const uint8_t *digests, uint8_t *bitmaps);
 
-/* Writes for each block that `blocks` names, at its place in the span's bitmaps, its filled_sectors. */
-void compare_filled(const uint8_t *span, size_t length, uint64_t blocks, uint8_t *bitmaps);
+/* Writes for each block that `blocks` names, at its place in the span's bitmaps, its filled_sectors; answers how many
+ * these are. */
+uint64_t compare_filled(const uint8_t *span, size_t length, uint64_t blocks, uint8_t *bitmaps);
 
 #endif

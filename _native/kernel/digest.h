@@ -115,15 +115,13 @@ static inline unsigned all_sectors(size_t block_bytes)
     return (1u << piece_count(block_bytes, SECTOR_BYTES)) - 1;
 }
 
-/* The sectors to send of a block whose other copy is zero: those that hold anything, where that is at most half of
- * them, else all: what is sent whole is written in long runs, and saves the receiver from reading the block. */
+/* The bitmap of the sectors of a block that are not zero. */
 static inline unsigned filled_sectors(const uint8_t *block, size_t block_bytes)
 {
     unsigned sectors = 0;
     for (size_t s = 0; s * SECTOR_BYTES < block_bytes; s++)
         sectors |= (unsigned)!digest_is_zero(block + s * SECTOR_BYTES, piece_bytes(block_bytes, SECTOR_BYTES, s)) << s;
-    size_t filled = (size_t)__builtin_popcount(sectors);
-    return filled > 0 && 2 * filled <= piece_count(block_bytes, SECTOR_BYTES) ? sectors : all_sectors(block_bytes);
+    return sectors;
 }
 
 #endif

@@ -159,6 +159,8 @@ uint64_t pack_place(const pack_unread *source, uint64_t blocks, pack_frame *fram
         if (!digest_piece(source->kernel, block, block_bytes, source->secret, digest))
             continue;
         unsigned sectors = filled_sectors(block, block_bytes);
+        if (2 * (size_t)__builtin_popcount(sectors) > piece_count(block_bytes, SECTOR_BYTES))
+            sectors = all_sectors(block_bytes);
         size_t length = payload_bytes(block_bytes, sectors);
         memmove(block, gather(block, block_bytes, sectors, scratch), length);
         end_entry(frame, source->first_block + i, sectors, PACK_STORED, length, digest);
@@ -267,14 +269,14 @@ pack_status pack_unpack(const pack_disk *disk, const uint8_t *frame, size_t leng
             run->first_block = entry.block;
         if (!is_whole(disk, &entry) || entry.block - run->first_block != run->count)
             return PACK_OK;
-        if (run->bytes == NULL && entry.codec != PACK_STORED)
+        if (run->in_place && entry.codec != PACK_STORED)
             return PACK_OK;
         size_t block_bytes = block_bytes_of(disk, entry.block);
         if (run->capacity - run->length < block_bytes)
             return run->count == 0 ? PACK_NO_ROOM : PACK_OK;
         const uint8_t *content = entry.payload;
         uint8_t digest[DIGEST_BYTES];
-        if (run->bytes != NULL) {
+        if (!run->in_place) {
             status = decode(&entry, run->bytes + run->length, block_bytes);
             if (status != PACK_OK)
                 return status;

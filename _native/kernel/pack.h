@@ -89,8 +89,8 @@ typedef struct {
 } pack_taken;
 
 /* As pack_span, stored as they are, for blocks that are read into the frame where they belong. The target's are zero:
- * a block that is zero is read and digested, and nothing else; of others filled_sectors are packed. Answers the blocks
- * that were not read: where there is room for one, the first of them could not be, and why is for the caller to find
+ * a block that is zero is read and digested, and nothing else; of others filled_sectors are packed where these are at
+ * most half, else all: what comes whole is written in long runs. Answers the blocks that were not read: where there is room for one, the first of them could not be, and why is for the caller to find
  * out, who reads it in another way. */
 uint64_t pack_place(const pack_unread *source, uint64_t blocks, pack_frame *frame, pack_taken *taken);
 
@@ -116,7 +116,8 @@ typedef struct {
 } pack_disk;
 
 typedef struct {
-    uint8_t *bytes;   /* at most a span of content; NULL: nothing is decoded, and what is compressed ends the run */
+    bool in_place;    /* nothing is decoded: `bytes` is not used, and what is compressed ends the run */
+    uint8_t *bytes;   /* at most a span of content */
     size_t capacity;
     uint8_t *digests; /* 16 bytes for each block that `capacity` holds, at most 64 */
     uint64_t first_block;

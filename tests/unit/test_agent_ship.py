@@ -66,6 +66,21 @@ def entries_of(frame: bytes) -> list[tuple[int, int, int]]:
     return found
 
 
+def laid_over_zeroes(frames: list[bytes]) -> bytes:
+    """What a new target holds after these frames, each proved."""
+    found = bytearray(parts(SIZE, BLOCK_BYTES) * BLOCK_BYTES)
+    for frame in frames:
+        position = 0
+        while position < len(frame):
+            block, *_ = pack.entry(frame, position)
+            size = min(BLOCK_BYTES, SIZE - block * BLOCK_BYTES)
+            into = memoryview(found)[block * BLOCK_BYTES : block * BLOCK_BYTES + size]
+            blocks, last = parts(SIZE, BLOCK_BYTES), (SIZE - 1) % BLOCK_BYTES + 1
+            position, matches = pack.unpack_patch(frame, position, blocks, last, SECRET, into)
+            assert matches
+    return bytes(found[:SIZE])
+
+
 def content() -> bytes:
     """Data with zero blocks in it, some with few sectors of data, some with most, and a short end."""
     chance = random.Random(5)
@@ -134,21 +149,31 @@ def test_what_is_read_into_frames_is_what_would_be_packed(
     digest.digest_blocks(whole, SECRET, expected)
     assert into.ends == packed.ends == []
     assert into.digests == packed.digests == expected
-    assert b"".join(into.wire.frames) == b"".join(packed.wire.frames)
-    entries = [entry for frame in into.wire.frames for entry in entries_of(frame)]
-    assert [block for block, _, _ in entries] == [
-        block
-        for block in range(parts(SIZE, BLOCK_BYTES))
-        if any(whole[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
-    ]
+    of_few, of_most = (
+        {
+            sectors
+            for frame in into.wire.frames
+            for block, sectors, _ in entries_of(frame)
+            if block % 7 == 5 and block % 2 == odd
+        }
+        for odd in (1, 0)
+    )
+    assert of_few == {1 | 1 << 15}, "at most half of a block's sectors go alone"
+    assert of_most == {0xFFFF}
     for run in (into, packed):
+        entries = [entry for frame in run.wire.frames for entry in entries_of(frame)]
+        assert [block for block, _, _ in entries] == [
+            block
+            for block in range(parts(SIZE, BLOCK_BYTES))
+            if any(whole[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+        ]
+        assert laid_over_zeroes(run.wire.frames) == whole
         assert all(len(frame) <= frame_bytes for frame in run.wire.frames)
         assert (run.tally.blocks, run.tally.sectors, run.tally.content_bytes) == (
             len(entries),
             sum(sectors.bit_count() for _, sectors, _ in entries),
             sum(stored for _, _, stored in entries),
         )
-    assert len(into.wire.frames) == len(packed.wire.frames)
 
 
 @pytest.mark.parametrize("hidden", [False, True])

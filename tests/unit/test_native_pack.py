@@ -297,6 +297,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("names blocks beyond", lambda: pack.pack(NOISE, 0, 2, b"\1\0", bytes(16), bytearray(9), 0, 0)),
     ("the sectors of block 7", lambda: pack.pack(NOISE, 7, 1, b"\0\0", bytes(16), bytearray(9), 0, 0)),
     ("the sectors of block 7", lambda: pack.pack(b"x", 7, 1, b"\3\0", bytes(16), bytearray(9), 0, 0)),
+    ("which is less than block 3", lambda: unpacked(packed(TEXT, ALWAYS, first=3), room=0)),
     ("out_digests has", lambda: pack.prove(b"", 0, 1, 1, SECRET, bytearray(64 * 16 - 1))),
     ("is beyond the 0 bytes", lambda: pack.prove(b"", 1, 1, 1, SECRET, bytearray(64 * 16))),
     ("a secret has", lambda: pack.prove(b"", 0, 1, 1, b"", bytearray(64 * 16))),
