@@ -75,7 +75,6 @@ def bench_sync_new(
             limits.READ,
             limits.HASHED,
             limits.SEALED,
-            limits.MOVED,
             limits.OPENED,
             limits.HASHED,
             limits.WRITTEN,

@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,6 @@ PIECE: Final = 1 * MIB
 HOT: Final = 256 * KIB
 READ, COMPARED, COPIED = "read from the page cache", "compared in memory", "copied in memory"
 HASHED, SEALED, OPENED, PACKED = "hashed", "sealed", "opened", "compressed with LZ4"
-MOVED = "sent and received within the machine"
 WRITTEN, FLUSHED = "written to a new file's page cache", "flushed to the medium"
 _SECRET: Final = bytes(range(192))
 
@@ -45,7 +43,6 @@ def measure(content: bytes, image: Image, scratch: Path) -> dict[str, float]:
         for threads in (1, 2):
             rate = max(_rate([make() for _ in range(threads)]) for _ in range(TRIES))
             rates[name if threads == 1 else f"{name}, two"] = rate
-    rates[MOVED] = max(_moved() for _ in range(TRIES))
     written = [_written(scratch / "limits", len(content)) for _ in range(TRIES)]
     rates[WRITTEN] = max(rate for rate, _ in written)
     rates[FLUSHED] = max(rate for _, rate in written)
@@ -127,29 +124,6 @@ def _packed(content: bytes) -> int:
     for at in range(0, len(view), BLOCK_BYTES):
         lz4.block.compress(view[at : at + BLOCK_BYTES], store_size=False)
     return len(view)
-
-
-def _moved() -> float:
-    """Bytes for a second of CPU time, both ends together: they work on two cores at once."""
-    ends = socket.socketpair()
-    size = 256 * MIB
-
-    def send() -> None:
-        piece = buffer(PIECE)
-        for _ in range(size // PIECE):
-            ends[0].sendall(piece)
-        ends[0].close()
-
-    before = os.times()
-    thread = threading.Thread(target=send)
-    thread.start()
-    into = buffer(PIECE)
-    while ends[1].recv_into(into):
-        pass
-    thread.join()
-    ends[1].close()
-    after = os.times()
-    return size / max(after.user + after.system - before.user - before.system, 1e-6)
 
 
 def _written(path: Path, size: int) -> tuple[float, float]:
